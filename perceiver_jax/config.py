@@ -1,0 +1,284 @@
+"""The base class of every description in this package.
+
+A `Config` is a plain dataclass that is hard to misuse: a misspelt field or a
+value of the wrong type is an error where it is written, `freeze()` makes it
+immutable, and it travels through JSON without executing anything.
+
+This file needs the standard library only.
+"""
+
+import dataclasses
+import difflib
+import enum
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+_CLASS_KEY = 'class'
+
+
+class _ConfigType(type):
+  """Shows a config class with its fields, so that every error lists them."""
+
+  def __repr__(cls) -> str:
+    names = getattr(cls, '__dataclass_fields__', {})
+    return f'{cls.__name__} (its fields: {", ".join(names) or "none"})'
+
+  def __call__(cls, **fields: Any) -> Any:
+    for name in fields:
+      if name not in _annotations(cls):
+        raise AttributeError(_unknown_field(cls, name))
+    return super().__call__(**fields)
+
+
+@typing.dataclass_transform(kw_only_default=True)
+class Config(metaclass=_ConfigType):
+  """A typed, typo-proof description; subclasses become dataclasses.
+
+  Fields are annotated with `int`, `float`, `bool`, `str`, an `enum.Enum`,
+  another `Config`, `tuple[...]`, `dict[str, ...]` of these, or a union.
+  An `int` given for a `float` becomes one, a `list` for a `tuple` too.
+  Annotations must be real types, so a module that defines configs may not use
+  `from __future__ import annotations`.
+  """
+
+  def __init_subclass__(cls, **kwargs: Any) -> None:
+    super().__init_subclass__(**kwargs)
+    dataclasses.dataclass(kw_only=True)(cls)
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    annotation = _annotations(type(self)).get(name)
+    if annotation is None:
+      raise AttributeError(_unknown_field(type(self), name))
+    if '_frozen' in self.__dict__:
+      raise AttributeError(
+        f'{type(self).__name__} is frozen: {name} must be set before freeze(), '
+        f'got {value!r}.'
+      )
+    self.__dict__[name] = _checked(
+      annotation, value, f'{type(self).__name__}.{name}'
+    )
+
+  def __delattr__(self, name: str) -> None:
+    raise AttributeError(f'{type(self).__name__}.{name} must not be deleted.')
+
+  def validate(self) -> None:
+    """Checks the rules that span fields, here and in every nested config.
+
+    Subclasses extend it: `super().validate()`, then their own rules.
+
+    Raises:
+      ValueError: a rule is broken; the message names field, rule and value.
+    """
+    for child in self._children():
+      child.validate()
+
+  def freeze(self) -> Self:
+    """Makes this config and every nested one immutable; returns itself."""
+    for child in self._children():
+      child.freeze()
+    for name, value in self.__dict__.items():
+      if isinstance(value, dict):
+        self.__dict__[name] = types.MappingProxyType(value)
+    self.__dict__['_frozen'] = True
+    return self
+
+  def copy(self) -> Self:
+    """Returns a deep copy that can be changed, even of a frozen config."""
+    return from_dict(self.to_dict())
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns nested plain dicts, each naming its class under 'class'."""
+    fields = {
+      name: _encoded(getattr(self, name)) for name in _annotations(type(self))
+    }
+    return {_CLASS_KEY: type(self).__name__} | fields
+
+  def to_json(self) -> str:
+    """Returns the JSON text that `from_json` reads back."""
+    return json.dumps(self.to_dict(), indent=2)
+
+  def leaves(self, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Yields `(dotted path, value)` of every field that is not a config."""
+    for name in _annotations(type(self)):
+      value = getattr(self, name)
+      if isinstance(value, Config):
+        yield from value.leaves(f'{prefix}{name}.')
+      elif not any(True for _ in _configs_in(value)):
+        yield prefix + name, value
+
+  def _children(self) -> Iterator['Config']:
+    for name in _annotations(type(self)):
+      yield from _configs_in(getattr(self, name))
+
+
+def from_json(text: str) -> Any:
+  """Returns the config that `Config.to_json` wrote.
+
+  Classes are looked up by name among the subclasses of `Config` that have been
+  imported; nothing is evaluated. A field that the text lacks takes its default.
+
+  Args:
+    text: a JSON object with a 'class' key at every level.
+
+  Raises:
+    ValueError: the text is not JSON, names an unknown or ambiguous class, or
+      has a field that the class lacks.
+    TypeError: a field has a value of the wrong type.
+  """
+  try:
+    data = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'a config must be JSON, got {error}.') from error
+  return from_dict(data)
+
+
+def from_dict(data: Mapping[str, Any]) -> Any:
+  """Returns the config that `Config.to_dict` described; see `from_json`."""
+  if not isinstance(data, Mapping) or _CLASS_KEY not in data:
+    raise ValueError(f"a config must be an object with a 'class', got {data!r}")
+  cls = _class_named(data[_CLASS_KEY])
+  annotations = _annotations(cls)
+  fields = {name: value for name, value in data.items() if name != _CLASS_KEY}
+  for name in fields:
+    if name not in annotations:
+      raise ValueError(_unknown_field(cls, name))
+  return cls(
+    **{k: _decoded(annotations[k], value) for k, value in fields.items()}
+  )
+
+
+def _annotations(cls: type[Config]) -> dict[str, Any]:
+  return {field.name: field.type for field in dataclasses.fields(cls)}
+
+
+def _unknown_field(cls: type[Config], name: str) -> str:
+  choices = sorted(_annotations(cls))
+  close = difflib.get_close_matches(name, choices, n=1)
+  hint = f' Did you mean {close[0]!r}?' if close else ''
+  return (
+    f'{cls.__name__} has no field {name!r}; its fields are {choices}.{hint}'
+  )
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+  for subclass in cls.__subclasses__():
+    yield subclass
+    yield from _subclasses(subclass)
+
+
+def _class_named(name: Any) -> type[Config]:
+  matches = {c for c in _subclasses(Config) if c.__name__ == name}
+  if len(matches) != 1:
+    known = sorted({c.__name__ for c in _subclasses(Config)})
+    problem = 'names several' if matches else 'must be one of the imported'
+    raise ValueError(
+      f'the class of a config {problem} Config subclasses, got {name!r}; '
+      f'known: {known}.'
+    )
+  return matches.pop()
+
+
+def _configs_in(value: Any) -> Iterator[Config]:
+  if isinstance(value, Config):
+    yield value
+  elif isinstance(value, tuple):
+    for item in value:
+      yield from _configs_in(item)
+  elif isinstance(value, Mapping):
+    yield from _configs_in(tuple(value.values()))
+
+
+def _encoded(value: Any) -> Any:
+  if isinstance(value, Config):
+    return value.to_dict()
+  if isinstance(value, enum.Enum):
+    return value.name
+  if isinstance(value, tuple):
+    return [_encoded(item) for item in value]
+  if isinstance(value, Mapping):
+    return {key: _encoded(item) for key, item in value.items()}
+  return value
+
+
+def _decoded(annotation: Any, value: Any) -> Any:
+  """Turns JSON values back into configs and enum members."""
+  options = _options(annotation)
+  if isinstance(value, dict):
+    if _CLASS_KEY in value:
+      return from_dict(value)
+    (item,) = [typing.get_args(o)[1] for o in options if _is(o, dict)]
+    return {key: _decoded(item, entry) for key, entry in value.items()}
+  if isinstance(value, list):
+    items = [typing.get_args(o) for o in options if _is(o, tuple)]
+    return tuple(_decoded(items[0][0], entry) for entry in value)
+  for option in options:
+    is_enum = isinstance(option, type) and issubclass(option, enum.Enum)
+    if is_enum and value in option.__members__:
+      return option[value]
+  return value
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    return typing.get_args(annotation)
+  return (annotation,)
+
+
+def _is(annotation: Any, origin: type) -> bool:
+  return typing.get_origin(annotation) is origin
+
+
+def _checked(annotation: Any, value: Any, subject: str) -> Any:
+  """Returns `value`, converted if need be, or raises TypeError."""
+  for option in _options(annotation):
+    if _is(option, tuple) and isinstance(value, tuple | list):
+      return _checked_tuple(option, tuple(value), subject)
+    if _is(option, dict) and isinstance(value, Mapping):
+      item = typing.get_args(option)[1]
+      return {
+        key: _checked(item, entry, f'{subject}[{key!r}]')
+        for key, entry in value.items()
+      }
+    if option is float and type(value) in (int, float):
+      return float(value)
+    if option is types.NoneType and value is None:
+      return None
+    if option in (int, bool, str) and type(value) is option:
+      return value
+    if (
+      isinstance(option, type)
+      and issubclass(option, Config | enum.Enum)
+      and isinstance(value, option)
+    ):
+      return value
+  raise TypeError(
+    f'{subject} must be {_spelled(annotation)}, got {value!r} of type '
+    f'{type(value).__name__}.'
+  )
+
+
+def _checked_tuple(annotation: Any, value: tuple, subject: str) -> tuple:
+  items = typing.get_args(annotation)
+  if items[-1] is ...:
+    items = (items[0],) * len(value)
+  if len(items) != len(value):
+    raise TypeError(f'{subject} must have {len(items)} items, got {value!r}.')
+  return tuple(
+    _checked(item, entry, f'{subject}[{index}]')
+    for index, (item, entry) in enumerate(zip(items, value, strict=True))
+  )
+
+
+def _spelled(annotation: Any) -> str:
+  names = []
+  for option in _options(annotation):
+    if option is types.NoneType:
+      names.append('None')
+    elif isinstance(option, type) and issubclass(option, enum.Enum):
+      names.append(f'{option.__name__}.{{{"|".join(option.__members__)}}}')
+    else:
+      names.append(getattr(option, '__name__', str(option)))
+  return ' or '.join(names)

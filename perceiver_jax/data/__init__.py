@@ -1,0 +1,1 @@
+"""One file per data source; knows no model and no device."""

@@ -1,0 +1,1 @@
+"""The building blocks: attention, layers, positions, resampling."""

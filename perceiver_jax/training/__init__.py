@@ -1,0 +1,1 @@
+"""Optimisation, state, steps, checkpoints, and the order of events."""

@@ -1,0 +1,1 @@
+"""Parameters from and to files: native, published, and foreign ones."""
