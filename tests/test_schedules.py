@@ -102,8 +102,10 @@ def test_step_decay_is_not_late_by_a_rounding_error():
   schedule = schedules.StepDecay(
     learning_rate=1.0, decay_epochs=(1.1,), factor=0.5
   )
-  assert 1.1 * 10 > 11
-  np.testing.assert_array_equal(_rates(schedule, [10, 11]), [1.0, 0.5])
+  assert 1.1 * 100 > 110
+  np.testing.assert_array_equal(
+    _rates(schedule, [109, 110], steps_per_epoch=100), [1.0, 0.5]
+  )
 
 
 def test_warmup_multiplies_every_shape():

@@ -182,7 +182,7 @@ class StepDecay(Schedule):
     shape = jnp.ones_like(step)
     for epoch in self.decay_epochs:
       # The first update that begins at or after the epoch; rounding first,
-      # because 1.1 * 10 is a little more than 11.
+      # because 1.1 * 100 is a little more than 110.
       start = math.ceil(round(epoch * steps_per_epoch, 6))
       shape = jnp.where(step >= start, shape * self.factor, shape)
     return shape
