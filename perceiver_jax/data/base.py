@@ -1,0 +1,207 @@
+"""What every data source shares: the batches of a run, for any machine.
+
+A global batch is a function of (seed, step) alone. The order of the examples
+is a permutation keyed by (seed, epoch), and the epochs follow each other in
+one stream that is cut into batches; the augmentation of an example is keyed by
+(seed, epoch, example). So no state of an iterator is ever saved, and a run sees
+the same batches on any number of processes, devices and workers.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from perceiver_jax.config import Config
+from perceiver_jax.data import pipeline
+from perceiver_jax.data.prefetch import prefetch
+
+__all__ = [
+  'ArraySpec',
+  'DataConfig',
+  'Shard',
+  'eval_batches',
+  'prefetch',
+  'train_batches',
+]
+
+Batch = dict[str, np.ndarray]
+
+
+class Shard(NamedTuple):
+  """Which part of each global batch this process makes, and its layout.
+
+  Attributes:
+    process_index: from 0.
+    process_count: how many processes run the job.
+    local_device_count: devices of this process, the same on each.
+  """
+
+  process_index: int = 0
+  process_count: int = 1
+  local_device_count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+  """The shape and type of an array, as `jax.eval_shape` takes them."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+
+class DataConfig(Config):
+  """A data source; subclasses say where examples are and what is made of them.
+
+  Attributes:
+    batch_size: examples of a training batch, over all processes.
+    eval_batch_size: examples of an evaluation batch, over all processes;
+      rounded up to a multiple of the devices, which changes no result.
+    train_split: TFDS split expression, such as 'train[:90%]'.
+    eval_split: TFDS split expression.
+    data_dir: TFDS directory, None for the default one.
+    num_workers: processes that make batches; 0 uses threads of this one.
+  """
+
+  batch_size: int
+  eval_batch_size: int
+  train_split: str
+  eval_split: str
+  data_dir: str | None = None
+  num_workers: int = 0
+
+  def validate(self) -> None:
+    super().validate()
+    for name, least in [
+      ('batch_size', 1),
+      ('eval_batch_size', 1),
+      ('num_workers', 0),
+    ]:
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'{name} must be at least {least}, got {getattr(self, name)}.'
+        )
+    for name in ('train_split', 'eval_split'):
+      if not getattr(self, name):
+        raise ValueError(f"{name} must name a split, got ''.")
+
+  def make_source(self, split: str) -> Sequence[Any]:
+    """Returns the raw examples of a split, by index, in a fixed order."""
+    raise NotImplementedError
+
+  def preprocess(
+    self, example: Any, rng: np.random.Generator | None
+  ) -> dict[str, np.ndarray]:
+    """Returns what the model and the task get of one raw example.
+
+    Names, shapes and types must be the same for every example of either
+    split, with and without augmentation.
+
+    Args:
+      example: as `make_source` gives it; must not be changed.
+      rng: decides the augmentation; None for none, as in evaluation.
+    """
+    raise NotImplementedError
+
+  @property
+  def num_train_examples(self) -> int:
+    """Size of the training split, counted in the prepared data."""
+    return len(self.make_source(self.train_split))
+
+  @property
+  def num_eval_examples(self) -> int:
+    """Size of the evaluation split, counted in the prepared data."""
+    return len(self.make_source(self.eval_split))
+
+  def element_spec(self) -> dict[str, ArraySpec]:
+    """Returns the arrays of one example, found by reading the first one."""
+    example = self.preprocess(_source(self, 'train_split')[0], None)
+    return {
+      name: ArraySpec(np.shape(value), np.asarray(value).dtype)
+      for name, value in example.items()
+    }
+
+
+def train_batches(
+  config: DataConfig, *, seed: int, start_step: int, shard: Shard
+) -> Iterator[Batch]:
+  """Returns this process's part of every training batch from a step on.
+
+  Args:
+    config: the source.
+    seed: in 0..2**63-1, decides order and augmentation.
+    start_step: the step whose batch comes first.
+    shard: this process's part.
+
+  Returns:
+    An endless iterator over batches with leaves `[local_devices, per_device,
+    ...]`. Laid out by process, device and row they are the global batch. Its
+    `close` ends the threads or processes behind it.
+
+  Raises:
+    ValueError: the batch cannot be split evenly, or the data set is missing or
+      empty, or an argument is out of range.
+  """
+  if not 0 <= seed < 2**63:
+    raise ValueError(f'seed must be in 0..2**63-1, got {seed}.')
+  if start_step < 0:
+    raise ValueError(f'start_step must be at least 0, got {start_step}.')
+  num_devices = _num_devices(shard)
+  if config.batch_size % num_devices:
+    raise ValueError(
+      'batch_size must be a multiple of process_count * local_device_count = '
+      f'{shard.process_count} * {shard.local_device_count} = {num_devices}, '
+      f'got {config.batch_size}.'
+    )
+  layout = pipeline.Layout(*shard, config.batch_size // num_devices)
+  rows = pipeline.TrainRows(
+    _source(config, 'train_split'), config.preprocess, seed, layout
+  )
+  return pipeline.run(rows, layout, start_step, config.num_workers)
+
+
+def eval_batches(config: DataConfig, *, shard: Shard) -> Iterator[Batch]:
+  """Returns this process's part of the batches of one evaluation.
+
+  Every example comes once over all processes and devices, in order, without
+  augmentation. All processes get the same number of batches.
+
+  Args:
+    config: the source.
+    shard: this process's part.
+
+  Returns:
+    An iterator over batches with leaves `[local_devices, per_device, ...]` and
+    a boolean leaf 'mask' `[local_devices, per_device]`, False where the last
+    batch is filled up with zeros. Its `close` ends what runs behind it.
+
+  Raises:
+    ValueError: the data set is missing or empty, or an argument out of range.
+  """
+  per_device = -(-config.eval_batch_size // _num_devices(shard))
+  layout = pipeline.Layout(*shard, per_device)
+  rows = pipeline.EvalRows(
+    _source(config, 'eval_split'), config.preprocess, layout
+  )
+  return pipeline.run(rows, layout, 0, config.num_workers)
+
+
+def _num_devices(shard: Shard) -> int:
+  """Returns the number of devices of all processes, having checked `shard`."""
+  if shard.process_count < 1 or shard.local_device_count < 1:
+    raise ValueError(f'counts must be at least 1, got {shard}.')
+  if not 0 <= shard.process_index < shard.process_count:
+    raise ValueError(f'process_index must be in 0..count-1, got {shard}.')
+  return shard.process_count * shard.local_device_count
+
+
+def _source(config: DataConfig, field: str) -> Sequence[Any]:
+  """Returns the source of the split that `field` names; it has examples."""
+  split = getattr(config, field)
+  source = config.make_source(split)
+  if not len(source):
+    raise ValueError(
+      f'{field} must have at least one example, got none in {split!r}.'
+    )
+  return source

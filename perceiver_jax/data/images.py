@@ -1,0 +1,74 @@
+"""Image classification data sets that TFDS has prepared."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from perceiver_jax.data import records
+from perceiver_jax.data.base import DataConfig
+
+
+class ImageData(DataConfig):
+  """Images of one size with labels; sources name their data set.
+
+  Examples are `{'image': uint8 [Y, X, C], 'label': int32 []}`.
+
+  Attributes:
+    max_shift: while training, each image moves by up to so many pixels along
+      each axis, at random; zeros move in.
+  """
+
+  max_shift: int = 0
+
+  def builder(self) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of the data set, prepared."""
+    raise NotImplementedError
+
+  def validate(self) -> None:
+    super().validate()
+    if self.max_shift < 0:
+      raise ValueError(f'max_shift must be at least 0, got {self.max_shift}.')
+
+  def make_source(self, split: str) -> records.Records:
+    return records.Records(self.builder(), split)
+
+  def preprocess(
+    self, example: dict[str, Any], rng: np.random.Generator | None
+  ) -> dict[str, np.ndarray]:
+    image = example['image']
+    if rng is not None and self.max_shift:
+      bound = self.max_shift
+      image = _shifted(image, rng.integers(-bound, bound + 1, size=2), bound)
+    return {'image': image, 'label': np.asarray(example['label'], np.int32)}
+
+  @property
+  def num_classes(self) -> int:
+    """How many labels the data set has."""
+    return self.builder().info.features['label'].num_classes
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """The name of each label, in order."""
+    return tuple(self.builder().info.features['label'].names)
+
+
+class TfdsImageData(ImageData):
+  """Any TFDS data set of equally large images in `image`, labels in `label`.
+
+  Attributes:
+    name: as TFDS spells it, such as 'mnist' or 'cifar10'; it must be prepared.
+  """
+
+  name: str
+
+  def builder(self) -> tfds.core.DatasetBuilder:
+    return records.prepared_builder(self.name, self.data_dir)
+
+
+def _shifted(image: np.ndarray, shift: np.ndarray, bound: int) -> np.ndarray:
+  """Returns the image moved down and right by `shift`, at most `bound`."""
+  height, width = image.shape[:2]
+  padded = np.pad(image, ((bound, bound), (bound, bound), (0, 0)))
+  top, left = bound - shift
+  return padded[top : top + height, left : left + width]

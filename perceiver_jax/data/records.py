@@ -1,0 +1,133 @@
+"""Random access to data sets that TFDS has prepared, in either format.
+
+`array_record` is made for it; `tfrecord`, in which most people have their
+large data sets, is indexed on the fly. TensorFlow itself is never imported.
+"""
+
+import bisect
+import itertools
+import operator
+import os
+from collections.abc import Mapping
+from typing import Any, SupportsIndex
+
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
+from tensorflow_datasets.core.utils.shard_utils import FileInstruction
+
+from perceiver_jax.data.tfrecord import TFRecordFile
+
+
+def prepared_builder(
+  name: str, data_dir: str | None
+) -> tfds.core.DatasetBuilder:
+  """Returns the builder of a data set that has been prepared.
+
+  Args:
+    name: as TFDS spells it, such as 'mnist' or 'imagenet2012:5.1.0'.
+    data_dir: the TFDS directory, None for the default one.
+
+  Raises:
+    ValueError: there is no prepared data.
+  """
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError:
+    builder = None
+  if builder is None or not builder.is_prepared():
+    place = data_dir or tfds.core.constants.DATA_DIR
+    raise ValueError(
+      f'data set {name!r} must be prepared in {place}, got no such data; '
+      f'`tfds build {name} --data_dir={place} --file_format=array_record` '
+      'prepares one that TFDS knows.'
+    )
+  return builder
+
+
+class Records:
+  """The decoded examples of a split, by index.
+
+  Args:
+    builder: of a data set that has been prepared.
+    split: a TFDS split expression, such as 'train[10:200]+train[250:]'.
+    decoders: replaces the decoding of some features, as in `tfds.load`:
+      `{'image': tfds.decode.SkipDecoding()}` leaves images encoded.
+
+  Raises:
+    ValueError: the split does not exist, or the format has no random access.
+  """
+
+  def __init__(
+    self,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    decoders: Mapping[str, Any] | None = None,
+  ):
+    instructions = _file_instructions(builder, split)
+    self._split = split
+    self._features = builder.info.features
+    self._decoders = decoders
+    self._instructions = instructions
+    self._ends = list(itertools.accumulate(i.take for i in instructions))
+    self._files = _open_files(builder, instructions)
+
+  def __len__(self) -> int:
+    return self._ends[-1] if self._ends else 0
+
+  def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    """Returns an example, nested as its features are.
+
+    Raises:
+      IndexError: the index is not in 0..len-1.
+      ValueError: the record cannot be read; the message names file and record.
+    """
+    index = operator.index(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'index must be in 0..{len(self) - 1}, got {index}.')
+    number = bisect.bisect_right(self._ends, index)
+    instruction = self._instructions[number]
+    position = instruction.skip + instruction.take - self._ends[number] + index
+    filename = os.fspath(instruction.filename)
+    try:
+      return self._features.deserialize_example_np(
+        self._files[filename][position], decoders=self._decoders
+      )
+    except Exception as error:  # Readers and parsers raise all sorts.
+      raise ValueError(
+        f'record {position} of {filename} (example {index} of split '
+        f'{self._split!r}) must be readable, got {type(error).__name__}: '
+        f'{error}'
+      ) from error
+
+
+def _file_instructions(
+  builder: tfds.core.DatasetBuilder, split: str
+) -> list[FileInstruction]:
+  """Returns the stretches of files that hold a split, in order."""
+  try:
+    return builder.info.splits[split].file_instructions
+  except (AssertionError, KeyError, ValueError) as error:
+    raise ValueError(
+      f'split must be an expression over the splits {list(builder.info.splits)}'
+      f' of {builder.info.full_name}, got {split!r}: {error}'
+    ) from error
+
+
+def _open_files(
+  builder: tfds.core.DatasetBuilder,
+  instructions: list[FileInstruction],
+) -> dict[str, Any]:
+  """Returns `{file name: its records as bytes, by position}`."""
+  sizes = {os.fspath(i.filename): i.examples_in_shard for i in instructions}
+  formats = tfds.core.FileFormat
+  if builder.info.file_format == formats.ARRAY_RECORD:
+    return {
+      name: array_record_data_source.ArrayRecordDataSource(f'{name}[0:{size}]')
+      for name, size in sizes.items()
+    }
+  if builder.info.file_format == formats.TFRECORD:
+    return {name: TFRecordFile(name, size) for name, size in sizes.items()}
+  raise ValueError(
+    f'{builder.info.full_name} must be prepared as array_record or tfrecord, '
+    f'got {builder.info.file_format}.'
+  )
