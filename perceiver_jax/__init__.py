@@ -1,3 +1,20 @@
 """The Perceiver family in JAX and Haiku, as pure functions."""
 
+from perceiver_jax.build import (
+  Perceiver,
+  PerceiverWithState,
+  build,
+  build_with_state,
+)
+from perceiver_jax.model import Encoded, PerceiverConfig
+
 __version__ = '0.1.0'
+
+__all__ = [
+  'Encoded',
+  'Perceiver',
+  'PerceiverConfig',
+  'PerceiverWithState',
+  'build',
+  'build_with_state',
+]

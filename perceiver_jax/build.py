@@ -1,0 +1,270 @@
+"""From a config to the pure functions that other JAX code calls."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import jmp
+
+from perceiver_jax.arrays import (
+  AnyArray,
+  InputMask,
+  Latents,
+  Params,
+  QueryMask,
+  Rng,
+  State,
+)
+from perceiver_jax.model import (
+  Decoder,
+  Encoded,
+  Encoder,
+  PerceiverConfig,
+  Precision,
+  Processor,
+)
+
+
+class Init(Protocol):
+  """Makes the parameters of a Perceiver."""
+
+  def __call__(self, rng: Rng, inputs: Any) -> Params:
+    """Returns new parameters.
+
+    Args:
+      rng: the key they are drawn with.
+      inputs: inputs of the right shape and dtype; their values do not matter.
+    """
+    ...
+
+
+class Apply(Protocol):
+  """Computes outputs from inputs: `decode(process(encode(inputs)))`."""
+
+  def __call__(
+    self,
+    params: Params,
+    rng: Rng | None,
+    inputs: Any,
+    queries: AnyArray | None = None,
+    *,
+    is_training: bool = False,
+    input_mask: InputMask | None = None,
+    query_mask: QueryMask | None = None,
+  ) -> Any:
+    """Returns the outputs, in float32.
+
+    Args:
+      params: what `init` returned.
+      rng: a key for dropout; needed only if `is_training`.
+      inputs: as the input modality defines them.
+      queries: as the output modality defines them; None: its own.
+      is_training: whether dropout applies and batch statistics are used.
+      input_mask: which tokens to use. None: all. Without any, the latents
+        read zeros.
+      query_mask: which queries read. None: all.
+
+    Raises:
+      ValueError: `is_training` without an rng, or inputs of a wrong shape.
+      TypeError: inputs of a wrong dtype.
+    """
+    ...
+
+
+class Encode(Protocol):
+  """Reads the inputs into the latents, with the first cross-attend."""
+
+  def __call__(
+    self,
+    params: Params,
+    rng: Rng | None,
+    inputs: Any,
+    *,
+    is_training: bool = False,
+    input_mask: InputMask | None = None,
+  ) -> Encoded:
+    """Returns latents, and the tokens if `process` needs them; see `Apply`."""
+    ...
+
+
+class Process(Protocol):
+  """Runs the deep latent transformer."""
+
+  def __call__(
+    self,
+    params: Params,
+    rng: Rng | None,
+    encoded: Encoded,
+    *,
+    is_training: bool = False,
+  ) -> Latents:
+    """Returns processed latents; see `Apply` for the arguments."""
+    ...
+
+
+class Decode(Protocol):
+  """Reads outputs from the latents."""
+
+  def __call__(
+    self,
+    params: Params,
+    rng: Rng | None,
+    latents: Latents,
+    queries: AnyArray | None = None,
+    *,
+    is_training: bool = False,
+    query_mask: QueryMask | None = None,
+  ) -> Any:
+    """Returns the outputs, in float32; see `Apply` for the arguments."""
+    ...
+
+
+class Perceiver(NamedTuple):
+  """A Perceiver as pure functions over one tree of parameters.
+
+  They take `(params, rng, *arrays)` in Haiku's order and work under `jax.jit`,
+  `pmap`, `vmap`, `grad`, `checkpoint`, `eval_shape`, `export`, and through
+  `hk.lift` inside a larger Haiku network.
+  """
+
+  init: Init
+  apply: Apply
+  encode: Encode
+  process: Process
+  decode: Decode
+
+
+class PerceiverWithState(NamedTuple):
+  """A Perceiver whose functions also take and return running statistics.
+
+  `init(rng, inputs)` returns `(params, state)`; the others take
+  `(params, state, rng, *arrays)` and return `(output, state)`, with the
+  arguments of their namesakes in `Perceiver`.
+  """
+
+  init: Callable[..., tuple[Params, State]]
+  apply: Callable[..., tuple[Any, State]]
+  encode: Callable[..., tuple[Encoded, State]]
+  process: Callable[..., tuple[Latents, State]]
+  decode: Callable[..., tuple[Any, State]]
+
+
+def build(config: PerceiverConfig) -> Perceiver:
+  """Makes the pure functions of the Perceiver that `config` describes.
+
+  Args:
+    config: is copied; later changes to it have no effect.
+
+  Raises:
+    ValueError: the config is inconsistent, or describes a model with running
+      statistics, which needs `build_with_state`.
+  """
+  if config.inputs.has_state:
+    raise ValueError(
+      f'the inputs of build() must not keep running statistics, got '
+      f'{type(config.inputs).__name__} with batch normalisation; use '
+      'build_with_state().'
+    )
+  stateful = build_with_state(config)
+
+  def init(rng, inputs):
+    return stateful.init(rng, inputs)[0]
+
+  def without_state(function):
+    def call(params, rng, *args, **kwargs):
+      return function(params, {}, rng, *args, **kwargs)[0]
+
+    return call
+
+  return Perceiver(init, *map(without_state, stateful[1:]))
+
+
+def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
+  """Makes the functions of any Perceiver, with running statistics or without.
+
+  Args:
+    config: is copied; later changes to it have no effect.
+
+  Raises:
+    ValueError: the config is inconsistent.
+  """
+  config = config.copy().freeze()
+  config.validate()
+  transformed = hk.multi_transform_with_state(lambda: _functions(config))
+  policy = _policy(config.precision)
+
+  def prepared(function):
+    def call(params, state, rng, *args, is_training=False, **kwargs):
+      if is_training and rng is None:
+        raise ValueError('rng must be a key if is_training, got None.')
+      params, args = policy.cast_to_compute((params, args))
+      return function(
+        params, state, rng, *args, is_training=is_training, **kwargs
+      )
+
+    return call
+
+  encode, process, decode = map(prepared, transformed.apply)
+
+  def apply(
+    params, state, rng, inputs, queries=None, *, is_training=False,
+    input_mask=None, query_mask=None,
+  ):  # fmt: skip
+    rngs = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+    training = {'is_training': is_training}
+    encoded, state = encode(
+      params, state, rngs[0], inputs, input_mask=input_mask, **training
+    )
+    latents, state = process(params, state, rngs[1], encoded, **training)
+    return decode(
+      params, state, rngs[2], latents, queries, query_mask=query_mask,
+      **training,
+    )  # fmt: skip
+
+  # Compiled, initialisation draws parameters without computing any output.
+  return PerceiverWithState(
+    jax.jit(transformed.init), apply, encode, process, decode
+  )
+
+
+def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
+  """Returns a function that uses every parameter, and the three verbs."""
+  input_modality = config.inputs.make('inputs')
+  encoder, processor, decoder = (
+    Encoder(config),
+    Processor(config),
+    Decoder(config),
+  )
+  output_modality = config.outputs.make('outputs')
+
+  def encode(inputs, *, is_training=False, input_mask=None):
+    tokens = input_modality(inputs, is_training=is_training)
+    shape = (tokens.content.shape[0], tokens.num_tokens)
+    if input_mask is not None and input_mask.shape != shape:
+      raise ValueError(
+        f'input_mask must have shape [B, M] = {list(shape)}, '
+        f'got {list(input_mask.shape)}.'
+      )
+    return encoder(tokens, input_mask, is_training=is_training)
+
+  def process(encoded, *, is_training=False):
+    return processor(encoded, is_training=is_training)
+
+  def decode(latents, queries=None, *, is_training=False, query_mask=None):
+    decoded = decoder(
+      latents, output_modality, queries, query_mask, is_training=is_training
+    )
+    outputs = output_modality(decoded)
+    return jax.tree.map(lambda array: array.astype(jnp.float32), outputs)
+
+  def init(inputs):
+    return decode(process(encode(inputs)))
+
+  return init, (encode, process, decode)
+
+
+def _policy(precision: Precision) -> jmp.Policy:
+  dtype = jnp.dtype(precision.name.lower())
+  return jmp.Policy(jnp.float32, dtype, jnp.float32)

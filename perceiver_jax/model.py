@@ -1,0 +1,359 @@
+"""The Perceiver: encode inputs into latents, process them, decode outputs.
+
+One `PerceiverConfig` describes both models of the two papers:
+
+- the original Perceiver (arXiv 2103.03206): several cross-attends to the
+  inputs among the latent transformers, weights shared in depth, the mean over
+  latents, and a linear layer;
+- Perceiver IO (arXiv 2107.14795): one cross-attend, and a decoder that attends
+  to the latents from output queries.
+"""
+
+import dataclasses
+import enum
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from perceiver_jax.arrays import (
+  AnyArray,
+  InputMask,
+  Latents,
+  QueryMask,
+  Rng,
+)
+from perceiver_jax.config import Config
+from perceiver_jax.modalities.base import (
+  InputConfig,
+  OutputConfig,
+  OutputModality,
+)
+from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
+from perceiver_jax.nn.positions import learned_positions
+from perceiver_jax.nn.repeat import Block, repeat, stack
+from perceiver_jax.nn.tokens import Tokens
+
+
+class Placement(enum.Enum):
+  """Where cross-attends stand: all first, or spread among the blocks."""
+
+  START = enum.auto()
+  INTERLEAVED = enum.auto()
+
+
+class Precision(enum.Enum):
+  """What the model computes in; parameters and outputs are always float32."""
+
+  FLOAT32 = enum.auto()
+  BFLOAT16 = enum.auto()
+  FLOAT16 = enum.auto()
+
+
+class AverageDecoder(Config):
+  """The original Perceiver's decoder: the mean over latents."""
+
+
+class AttentionDecoder(Config):
+  """Perceiver IO's decoder: output queries attend to the latents.
+
+  Attributes:
+    query_channels: number E of channels of an output query.
+    cross_attend: the block.
+  """
+
+  query_channels: int = 1024
+  cross_attend: CrossAttendConfig = dataclasses.field(
+    default_factory=CrossAttendConfig
+  )
+
+
+class PerceiverConfig(Config):
+  """Describes a Perceiver.
+
+  Attributes:
+    inputs: the input modality.
+    outputs: the output modality.
+    num_latents: number N of latents.
+    latent_channels: number D of channels of a latent.
+    latent_init_scale: standard deviation of the truncated normal from which
+      the latents start.
+    num_cross_attends: how often the latents attend to the inputs.
+    cross_attend_placement: all cross-attends first, or one before each of
+      `num_cross_attends` equal groups of latent transformers.
+    share_cross_attends: all cross-attends but the first, which always has its
+      own weights, share one set.
+    num_blocks: number of latent transformers.
+    num_self_attends_per_block: layers of a latent transformer.
+    share_blocks: all latent transformers share one set of weights.
+    cross_attend: the block with which latents read inputs.
+    self_attend: the layer of a latent transformer.
+    decoder: how outputs read latents.
+    precision: what the model computes in.
+    unroll: a Python loop over layers instead of a scan: slower to compile, the
+      same numbers.
+  """
+
+  inputs: InputConfig
+  outputs: OutputConfig
+  num_latents: int = 512
+  latent_channels: int = 1024
+  latent_init_scale: float = 0.02
+  num_cross_attends: int = 1
+  cross_attend_placement: Placement = Placement.INTERLEAVED
+  share_cross_attends: bool = True
+  num_blocks: int = 8
+  num_self_attends_per_block: int = 6
+  share_blocks: bool = True
+  cross_attend: CrossAttendConfig = dataclasses.field(
+    default_factory=CrossAttendConfig
+  )
+  self_attend: SelfAttendConfig = dataclasses.field(
+    default_factory=lambda: SelfAttendConfig(num_heads=8)
+  )
+  decoder: AverageDecoder | AttentionDecoder = dataclasses.field(
+    default_factory=AttentionDecoder
+  )
+  precision: Precision = Precision.FLOAT32
+  unroll: bool = False
+
+  @property
+  def blocks_per_cross_attend(self) -> int:
+    """Latent transformers between one cross-attend and the next."""
+    if self.cross_attend_placement is Placement.START:
+      return self.num_blocks
+    return self.num_blocks // self.num_cross_attends
+
+  @property
+  def reads_inputs_again(self) -> bool:
+    """Whether `process` attends to the inputs, after `encode` has."""
+    return self.num_cross_attends > 1
+
+  def validate(self) -> None:
+    super().validate()
+    for name in (
+      'num_latents',
+      'latent_channels',
+      'num_cross_attends',
+      'num_blocks',
+      'num_self_attends_per_block',
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} must be at least 1, got {getattr(self, name)}.'
+        )
+    interleaved = self.cross_attend_placement is Placement.INTERLEAVED
+    if interleaved and self.num_blocks % self.num_cross_attends:
+      raise ValueError(
+        'num_blocks must be divisible by num_cross_attends '
+        f'{self.num_cross_attends} to interleave them, got {self.num_blocks}.'
+      )
+    self.cross_attend.validate_heads(self.inputs.num_channels)
+    self.self_attend.validate_heads(self.latent_channels)
+    if isinstance(self.decoder, AttentionDecoder):
+      self.decoder.cross_attend.validate_heads(self.latent_channels)
+
+
+class Encoded(NamedTuple):
+  """What `encode` hands to `process`.
+
+  Attributes:
+    latents: the latents after the first cross-attend.
+    tokens: the input tokens; None unless `process` reads the inputs again.
+    mask: which tokens to use; None: all of them.
+  """
+
+  latents: Latents
+  tokens: Tokens | None
+  mask: InputMask | None
+
+
+class Encoder(hk.Module):
+  """Holds the latents and reads the inputs for the first time."""
+
+  def __init__(self, config: PerceiverConfig, name: str = 'encoder'):
+    super().__init__(name)
+    self._config = config
+
+  def __call__(
+    self, tokens: Tokens, mask: InputMask | None, *, is_training: bool
+  ) -> Encoded:
+    config = self._config
+    inputs = tokens.dense()
+    latents = learned_positions(
+      config.num_latents,
+      config.latent_channels,
+      config.latent_init_scale,
+      'latents',
+    )
+    latents = jnp.broadcast_to(latents, (inputs.shape[0], *latents.shape))
+    cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
+    latents = cross_attend(
+      cross_attend.parameters('cross_attend', latents, inputs),
+      hk.next_rng_key() if is_training else None,
+      latents,
+      inputs,
+      mask,
+      is_training=is_training,
+    )
+    if config.reads_inputs_again:
+      return Encoded(latents, tokens, mask)
+    return Encoded(latents, None, None)
+
+
+class Processor(hk.Module):
+  """The deep latent transformer, with the later cross-attends in it."""
+
+  def __init__(self, config: PerceiverConfig, name: str = 'processor'):
+    super().__init__(name)
+    self._config = config
+    self._cross_attend = Block(
+      config.cross_attend, remat=config.cross_attend.remat
+    )
+    self._self_attend = Block(
+      config.self_attend, remat=config.self_attend.remat
+    )
+
+  def __call__(self, encoded: Encoded, *, is_training: bool) -> Latents:
+    latents, tokens, mask = encoded
+    config = self._config
+    inputs = None if tokens is None else tokens.dense()
+    shared_cross, crosses = self._cross_attend_params(latents, inputs)
+    shared_block, blocks = self._block_params(latents)
+    group = config.blocks_per_cross_attend
+
+    # None, in place of a layer's own parameters, stands for the shared ones.
+    def attend(latents, cross, rng):
+      params = shared_cross if cross is None else cross
+      return self._cross_attend(
+        params, rng, latents, inputs, mask, is_training=is_training
+      )
+
+    def transform(latents, block, rng):
+      layers = shared_block if block is None else block
+      return self._self_attends(latents, layers, rng, is_training=is_training)
+
+    def attend_and_transform(latents, layers, rng):
+      cross, blocks = layers
+      rngs = _split(rng)
+      latents = attend(latents, cross, rngs[0])
+      return self._repeat(transform, latents, blocks, rngs[1], group)
+
+    rngs = _split(hk.next_rng_key() if is_training else None)
+    num_crosses = len(crosses)
+    if config.cross_attend_placement is Placement.START:
+      crosses = self._stack(crosses)
+      latents = self._repeat(attend, latents, crosses, rngs[0], num_crosses)
+      blocks = self._stack(blocks)
+      return self._repeat(transform, latents, blocks, rngs[1], group)
+
+    first, *groups = [
+      self._stack(blocks[i : i + group])
+      for i in range(0, config.num_blocks, group)
+    ]
+    latents = self._repeat(transform, latents, first, rngs[0], group)
+    if not groups:
+      return latents
+    rounds = self._stack(list(zip(crosses, groups, strict=True)))
+    return self._repeat(
+      attend_and_transform, latents, rounds, rngs[1], num_crosses
+    )
+
+  @hk.transparent
+  def _cross_attend_params(
+    self, latents: Latents, inputs: Float[Array, 'B M C'] | None
+  ) -> tuple[Any, list[Any]]:
+    """Returns shared parameters or None, and those of each cross-attend."""
+    count = self._config.num_cross_attends - 1
+    if count and self._config.share_cross_attends:
+      params = self._cross_attend.parameters('cross_attend', latents, inputs)
+      return params, [None] * count
+    return None, [
+      self._cross_attend.parameters(f'cross_attend_{i}', latents, inputs)
+      for i in range(count)
+    ]
+
+  @hk.transparent
+  def _block_params(self, latents: Latents) -> tuple[Any, list[Any]]:
+    """Returns shared parameters or None, and those of each block."""
+    if self._config.share_blocks:
+      block = self._layers('self_attend', latents)
+      return block, [None] * self._config.num_blocks
+    return None, [
+      self._layers(f'block_{i}_self_attend', latents)
+      for i in range(self._config.num_blocks)
+    ]
+
+  @hk.transparent
+  def _layers(self, prefix: str, latents: Latents) -> Any:
+    return self._stack(
+      [
+        self._self_attend.parameters(f'{prefix}_{i}', latents)
+        for i in range(self._config.num_self_attends_per_block)
+      ]
+    )
+
+  @hk.transparent
+  def _self_attends(
+    self, latents: Latents, layers: Any, rng: Rng | None, *, is_training: bool
+  ) -> Latents:
+    """Applies one latent transformer."""
+
+    def layer(latents, params, rng):
+      return self._self_attend(params, rng, latents, is_training=is_training)
+
+    length = self._config.num_self_attends_per_block
+    return self._repeat(layer, latents, layers, rng, length)
+
+  def _stack(self, layers: list[Any]) -> Any:
+    return stack(layers, unroll=self._config.unroll)
+
+  def _repeat(self, body, latents, layers, rng, length) -> Latents:
+    unroll = self._config.unroll
+    return repeat(body, latents, layers, rng, length=length, unroll=unroll)
+
+
+class Decoder(hk.Module):
+  """Turns latents into what the output modality makes outputs of."""
+
+  def __init__(self, config: PerceiverConfig, name: str = 'decoder'):
+    super().__init__(name)
+    self._config = config.decoder
+
+  def __call__(
+    self,
+    latents: Latents,
+    outputs: OutputModality,
+    queries: AnyArray | None,
+    query_mask: QueryMask | None,
+    *,
+    is_training: bool,
+  ) -> Float[Array, 'B O E']:
+    config = self._config
+    if isinstance(config, AverageDecoder):
+      if queries is not None or query_mask is not None:
+        raise ValueError(
+          'queries and query_mask must be None with an AverageDecoder, which '
+          'reads the mean over latents.'
+        )
+      return jnp.mean(latents, axis=1, keepdims=True)
+    queries = outputs.queries(queries, latents.shape[0], config.query_channels)
+    cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
+    arrays = (queries, latents)
+    return cross_attend(
+      cross_attend.parameters('cross_attend', *arrays),
+      hk.next_rng_key() if is_training else None,
+      *arrays,
+      None,
+      query_mask,
+      is_training=is_training,
+    )
+
+
+def _split(rng: Rng | None) -> tuple[Rng | None, Rng | None]:
+  if rng is None:
+    return None, None
+  first, second = jax.random.split(rng)
+  return first, second

@@ -1,0 +1,114 @@
+"""Multi-head attention with masks; logits and softmax in float32."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+# Far below any logit, yet finite: a row without a single usable key must not
+# turn into NaN.
+_MASKED_LOGIT = -1e30
+
+
+def dropout(array: Array, prob: float, *, is_training: bool) -> Array:
+  """Zeroes elements with probability `prob`; asks for an rng only to do so."""
+  if not is_training or prob == 0.0:
+    return array
+  return hk.dropout(hk.next_rng_key(), prob, array)
+
+
+def attend(
+  query: Float[Array, 'B N H F'],
+  key: Float[Array, 'B M H F'],
+  value: Float[Array, 'B M H G'],
+  mask: Bool[Array, 'B #N M'] | None,
+  *,
+  dropout_prob: float,
+  is_training: bool,
+) -> Float[Array, 'B N HG']:
+  """Computes softmax(query key^T / sqrt(F)) value, heads concatenated.
+
+  Args:
+    query: what asks.
+    key: what is compared with it.
+    value: what is averaged.
+    mask: which keys a query may use; a query with none gets zeros.
+    dropout_prob: probability that an attention weight is zeroed.
+    is_training: whether dropout applies.
+
+  Returns:
+    Averages of values, in their dtype.
+  """
+  scale = query.shape[-1] ** -0.5
+  logits = jnp.einsum(
+    'bnhf,bmhf->bhnm', query, key, preferred_element_type=jnp.float32
+  )
+  logits = logits * scale
+  if mask is not None:
+    logits = jnp.where(mask[:, None], logits, _MASKED_LOGIT)
+  weights = jax.nn.softmax(logits, axis=-1)
+  if mask is not None:
+    weights = jnp.where(mask[:, None], weights, 0.0)
+  weights = dropout(weights, dropout_prob, is_training=is_training)
+  outputs = jnp.einsum('bhnm,bmhg->bnhg', weights.astype(value.dtype), value)
+  return outputs.reshape(*outputs.shape[:2], -1)
+
+
+class Attention(hk.Module):
+  """Attention between two arrays, with learned projections.
+
+  Parameters: `query`, `key`, `value`, `output`, each with `w` and `b`.
+  """
+
+  def __init__(
+    self,
+    *,
+    num_heads: int,
+    qk_channels: int,
+    v_channels: int,
+    dropout_prob: float,
+    name: str | None = None,
+  ):
+    super().__init__(name)
+    for kind, channels in {'qk': qk_channels, 'v': v_channels}.items():
+      if channels % num_heads:
+        raise ValueError(
+          f'{kind}_channels must be divisible by num_heads {num_heads}, '
+          f'got {channels}.'
+        )
+    self._num_heads = num_heads
+    self._qk_channels = qk_channels
+    self._v_channels = v_channels
+    self._dropout_prob = dropout_prob
+
+  def __call__(
+    self,
+    queries: Float[Array, 'B N D'],
+    inputs: Float[Array, 'B M C'],
+    mask: Bool[Array, 'B #N M'] | None = None,
+    *,
+    is_training: bool,
+  ) -> Float[Array, 'B N D']:
+    outputs = attend(
+      self._heads('query', self._qk_channels, queries),
+      self._heads('key', self._qk_channels, inputs),
+      self._heads('value', self._v_channels, inputs),
+      mask,
+      dropout_prob=self._dropout_prob,
+      is_training=is_training,
+    )
+    return linear(queries.shape[-1], name='output')(outputs)
+
+  @hk.transparent
+  def _heads(self, name: str, channels: int, array: Array) -> Array:
+    array = linear(channels, name=name)(array)
+    return array.reshape(*array.shape[:-1], self._num_heads, -1)
+
+
+def linear(channels: int, *, name: str) -> hk.Linear:
+  """Makes the linear layer of the published attention and MLP blocks.
+
+  Weights start from a truncated normal of variance 1 / fan-in, biases at 0.
+  """
+  init = hk.initializers.VarianceScaling(1.0)
+  return hk.Linear(channels, w_init=init, name=name)

@@ -1,0 +1,169 @@
+"""The two blocks of every Perceiver: cross-attend and self-attend.
+
+Each is a pre-norm attention and a pre-norm MLP, with residuals: the "GPT-2
+architecture" of arXiv 2103.03206, section 3.2. A config is the block: calling
+it inside a Haiku transform creates the parameters in the current scope.
+"""
+
+import enum
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from perceiver_jax.arrays import InputMask, QueryMask
+from perceiver_jax.config import Config
+from perceiver_jax.nn.attention import Attention, dropout, linear
+
+
+class Gelu(enum.Enum):
+  """How GELU is computed: the usual approximation, or with erf."""
+
+  TANH = enum.auto()
+  EXACT = enum.auto()
+
+
+class AttendConfig(Config):
+  """What cross-attends and self-attends have in common.
+
+  Attributes:
+    num_heads: attention heads; must divide `qk_channels` and `v_channels`.
+    qk_channels: channels of queries and keys over all heads. None: as many as
+      the attended array has.
+    v_channels: channels of values over all heads. None: as `qk_channels`.
+    widening_factor: hidden channels of the MLP, over its input channels.
+    dropout_prob: dropout after the attention and after the MLP.
+    attention_dropout_prob: dropout of attention weights.
+    gelu: the published models were trained with the tanh approximation.
+    remat: recompute the block in the backward pass instead of storing it.
+  """
+
+  num_heads: int = 1
+  qk_channels: int | None = None
+  v_channels: int | None = None
+  widening_factor: int = 1
+  dropout_prob: float = 0.0
+  attention_dropout_prob: float = 0.0
+  gelu: Gelu = Gelu.TANH
+  remat: bool = False
+
+  def validate(self) -> None:
+    super().validate()
+    for name in ('num_heads', 'widening_factor'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} must be at least 1, got {getattr(self, name)}.'
+        )
+    for name in ('dropout_prob', 'attention_dropout_prob'):
+      if not 0.0 <= getattr(self, name) < 1.0:
+        raise ValueError(f'{name} must be in [0, 1), got {getattr(self, name)}')
+
+  def validate_heads(self, attended_channels: int) -> None:
+    """Checks that the heads divide the channels.
+
+    Args:
+      attended_channels: channels of the array that keys and values come from.
+
+    Raises:
+      ValueError: they do not.
+    """
+    for kind, channels in zip(
+      ('qk', 'v'), self._channels(attended_channels), strict=True
+    ):
+      if channels < 1 or channels % self.num_heads:
+        raise ValueError(
+          f'{kind}_channels must be a positive multiple of num_heads '
+          f'{self.num_heads}, got {channels}.'
+        )
+
+  def _channels(self, attended_channels: int) -> tuple[int, int]:
+    qk_channels = (
+      attended_channels if self.qk_channels is None else self.qk_channels
+    )
+    v_channels = qk_channels if self.v_channels is None else self.v_channels
+    return qk_channels, v_channels
+
+  def _attention(self, attended_channels: int) -> Attention:
+    qk_channels, v_channels = self._channels(attended_channels)
+    return Attention(
+      num_heads=self.num_heads,
+      qk_channels=qk_channels,
+      v_channels=v_channels,
+      dropout_prob=self.attention_dropout_prob,
+      name='attention',
+    )
+
+  def _mlp(self, array: Array, *, is_training: bool) -> Array:
+    """Returns `array` plus an MLP of it."""
+    channels = array.shape[-1]
+    hidden = layer_norm(array, name='mlp_norm')
+    hidden = linear(self.widening_factor * channels, name='mlp_hidden')(hidden)
+    hidden = jax.nn.gelu(hidden, approximate=self.gelu is Gelu.TANH)
+    update = linear(channels, name='mlp_output')(hidden)
+    return array + dropout(update, self.dropout_prob, is_training=is_training)
+
+
+class CrossAttendConfig(AttendConfig):
+  """A cross-attend: queries read an array of inputs.
+
+  Attributes:
+    use_query_residual: whether the queries are added to what they read.
+  """
+
+  use_query_residual: bool = True
+
+  def __call__(
+    self,
+    queries: Float[Array, 'B N D'],
+    inputs: Float[Array, 'B M C'],
+    input_mask: InputMask | None = None,
+    query_mask: Bool[Array, 'B N'] | None = None,
+    *,
+    is_training: bool,
+  ) -> Float[Array, 'B N D']:
+    read = self._attention(inputs.shape[-1])(
+      layer_norm(queries, name='query_norm'),
+      layer_norm(inputs, name='input_norm'),
+      attention_mask(input_mask, query_mask),
+      is_training=is_training,
+    )
+    read = dropout(read, self.dropout_prob, is_training=is_training)
+    if self.use_query_residual:
+      read = queries + read
+    return self._mlp(read, is_training=is_training)
+
+
+class SelfAttendConfig(AttendConfig):
+  """A self-attend: latents read each other."""
+
+  def __call__(
+    self, latents: Float[Array, 'B N D'], *, is_training: bool
+  ) -> Float[Array, 'B N D']:
+    attention = self._attention(latents.shape[-1])
+    normed = layer_norm(latents, name='norm')
+    read = attention(normed, normed, is_training=is_training)
+    read = dropout(read, self.dropout_prob, is_training=is_training)
+    return self._mlp(latents + read, is_training=is_training)
+
+
+def attention_mask(
+  input_mask: InputMask | None, query_mask: QueryMask | None
+) -> Bool[Array, 'B O M'] | None:
+  """Combines masks: a query and an input must both be used. None means all."""
+  if input_mask is None and query_mask is None:
+    return None
+  if query_mask is None:
+    return jnp.asarray(input_mask)[:, None]
+  if input_mask is None:
+    return jnp.asarray(query_mask)[:, :, None]
+  return jnp.logical_and(query_mask[:, :, None], input_mask[:, None])
+
+
+def layer_norm(array: Array, *, name: str) -> Array:
+  """Normalises over channels, with statistics in float32.
+
+  Epsilon is 1e-5, as in the published models; scale and offset are learned.
+  """
+  norm = hk.LayerNorm(-1, create_scale=True, create_offset=True, name=name)
+  return norm(array.astype(jnp.float32)).astype(array.dtype)

@@ -1,0 +1,112 @@
+"""Blocks as pure functions, and their repetition by scan or by a loop.
+
+A Perceiver applies the same few blocks many times. Here a block is a pure
+function of its parameters, so that shared weights are simply the same
+argument, and a stack of layers runs under `jax.lax.scan`: the time to trace
+and compile does not grow with depth. Parameters stay separate arrays with
+stable names, one set a layer, whichever way the layers run.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from perceiver_jax.arrays import Rng
+
+
+class Block:
+  """A Haiku function as a pure function whose parameters live in this scope.
+
+  Args:
+    function: creates Haiku modules in the current scope and applies them to
+      arrays, with the keyword `is_training`.
+    remat: recompute the block in the backward pass instead of storing it.
+  """
+
+  def __init__(self, function: Callable[..., Array], *, remat: bool):
+    self._transformed = hk.transform(function)
+    self._remat = remat
+
+  def parameters(self, name: str, *arrays: Any) -> hk.Params:
+    """Returns the parameters in the scope `name`, created if initialising.
+
+    Args:
+      name: of the scope, within the current Haiku module.
+      *arrays: what the block will be applied to; only shapes matter.
+    """
+    create = hk.lift(
+      lambda rng, *args: self._transformed.init(rng, *args, is_training=False),
+      name=name,
+    )
+    return create(hk.next_rng_key() if hk.running_init() else None, *arrays)
+
+  def __call__(
+    self,
+    params: hk.Params,
+    rng: Rng | None,
+    *arrays: Any,
+    is_training: bool,
+  ) -> Array:
+    """Applies the block with the given parameters."""
+
+    def apply(params, rng, *arrays):
+      return self._transformed.apply(
+        params, rng, *arrays, is_training=is_training
+      )
+
+    return (jax.checkpoint(apply) if self._remat else apply)(
+      params, rng, *arrays
+    )
+
+
+def stack(layers: Sequence[Any], *, unroll: bool) -> Any:
+  """Prepares the parameters of layers for `repeat`: stacked, or as a list.
+
+  Args:
+    layers: one tree of parameters a layer, all of the same structure. None
+      for a layer that needs none of its own.
+    unroll: what `repeat` will be told.
+  """
+  if unroll:
+    return list(layers)
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+def repeat(
+  body: Callable[[Array, Any, Rng | None], Array],
+  array: Array,
+  layers: Any,
+  rng: Rng | None,
+  *,
+  length: int,
+  unroll: bool,
+) -> Array:
+  """Applies `array = body(array, layer, rng)` once for each layer.
+
+  Args:
+    body: one step; its rng is its own, or None.
+    array: the start.
+    layers: what `stack` returned.
+    rng: a key for all steps, or None.
+    length: number of layers.
+    unroll: a Python loop instead of `jax.lax.scan`; the numbers are the same.
+
+  Returns:
+    The array after the last step.
+  """
+  rngs = None if rng is None else jax.random.split(rng, length)
+  if not unroll:
+    array, _ = jax.lax.scan(
+      lambda carry, step: (body(carry, *step), None),
+      array,
+      (layers, rngs),
+      length=length,
+    )
+    return array
+  for i in range(length):
+    array = body(array, layers[i], None if rngs is None else rngs[i])
+  return array
