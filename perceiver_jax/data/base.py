@@ -61,7 +61,9 @@ class DataConfig(Config):
     train_split: TFDS split expression, such as 'train[:90%]'.
     eval_split: TFDS split expression.
     data_dir: TFDS directory, None for the default one.
-    num_workers: processes that make batches; 0 uses threads of this one.
+    num_workers: processes that make batches; 0 for threads of this one.
+    num_threads: how many threads, if there are no workers. More than one pays
+      only where reading and decoding take long and release Python's lock.
   """
 
   batch_size: int
@@ -70,6 +72,7 @@ class DataConfig(Config):
   eval_split: str
   data_dir: str | None = None
   num_workers: int = 0
+  num_threads: int = 4
 
   def validate(self) -> None:
     super().validate()
@@ -77,6 +80,7 @@ class DataConfig(Config):
       ('batch_size', 1),
       ('eval_batch_size', 1),
       ('num_workers', 0),
+      ('num_threads', 1),
     ]:
       if getattr(self, name) < least:
         raise ValueError(
@@ -155,10 +159,12 @@ def train_batches(
       f'got {config.batch_size}.'
     )
   layout = pipeline.Layout(*shard, config.batch_size // num_devices)
-  rows = pipeline.TrainRows(
+  batches = pipeline.TrainBatches(
     _source(config, 'train_split'), config.preprocess, seed, layout
   )
-  return pipeline.run(rows, layout, start_step, config.num_workers)
+  return pipeline.run(
+    batches, start_step, config.num_workers, config.num_threads
+  )
 
 
 def eval_batches(config: DataConfig, *, shard: Shard) -> Iterator[Batch]:
@@ -181,10 +187,10 @@ def eval_batches(config: DataConfig, *, shard: Shard) -> Iterator[Batch]:
   """
   per_device = -(-config.eval_batch_size // _num_devices(shard))
   layout = pipeline.Layout(*shard, per_device)
-  rows = pipeline.EvalRows(
+  batches = pipeline.EvalBatches(
     _source(config, 'eval_split'), config.preprocess, layout
   )
-  return pipeline.run(rows, layout, 0, config.num_workers)
+  return pipeline.run(batches, 0, config.num_workers, config.num_threads)
 
 
 def _num_devices(shard: Shard) -> int:

@@ -19,6 +19,7 @@ class DigitsData(ImageData):
   eval_batch_size: int = 64
   train_split: str = 'train'
   eval_split: str = 'test'
+  num_threads: int = 1
 
   def builder(self) -> tfds.core.DatasetBuilder:
     builder = Digits(data_dir=self.data_dir)

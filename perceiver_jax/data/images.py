@@ -68,7 +68,10 @@ class TfdsImageData(ImageData):
 
 def _shifted(image: np.ndarray, shift: np.ndarray, bound: int) -> np.ndarray:
   """Returns the image moved down and right by `shift`, at most `bound`."""
-  height, width = image.shape[:2]
-  padded = np.pad(image, ((bound, bound), (bound, bound), (0, 0)))
+  height, width, channels = image.shape
+  padded = np.zeros(
+    (height + 2 * bound, width + 2 * bound, channels), image.dtype
+  )
+  padded[bound : bound + height, bound : bound + width] = image
   top, left = bound - shift
   return padded[top : top + height, left : left + width]

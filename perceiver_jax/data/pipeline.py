@@ -1,8 +1,8 @@
-"""Turns examples into batches with Grain; `base` has what the user calls.
+"""Makes batches with Grain; `base` has what the user calls.
 
-Two sequences say which example is where: `TrainRows` and `EvalRows`. They are
-random access and without state, so Grain may cut them into batches, start
-anywhere and spread the work over threads or processes.
+`TrainBatches` and `EvalBatches` are the batches of one process as sequences:
+random access and without state, so Grain may start anywhere and spread the work
+over threads or processes.
 """
 
 import functools
@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -19,9 +19,8 @@ from absl import flags
 Example = dict[str, np.ndarray]
 Preprocess = Callable[[Any, np.random.Generator | None], Example]
 
-# Far more than a run can use; the rows of training have no end.
-_NUM_TRAIN_ROWS = 2**62
-_MAX_THREADS = 16
+# Far more than a run can use: training has no end.
+_NUM_TRAIN_STEPS = 2**48
 
 
 class Layout(NamedTuple):
@@ -40,23 +39,22 @@ class Layout(NamedTuple):
   def batch_size(self) -> int:
     return self.per_process * self.process_count
 
-  def position(self, row: int) -> int:
-    """Returns where a row of this process is in the stream of all."""
-    step, column = divmod(row, self.per_process)
+  def positions(self, step: int) -> range:
+    """Returns where this process's rows are in the stream of all batches."""
     first = step * self.batch_size + self.process_index * self.per_process
-    return first + column
+    return range(first, first + self.per_process)
+
+  def stack(self, examples: Sequence[Example]) -> Example:
+    """Returns the examples with leading axes `[local_devices, per_device]`."""
+    axes = (self.local_device_count, self.per_device)
+    return {
+      name: _stacked(name, [example[name] for example in examples], axes)
+      for name in examples[0]
+    }
 
 
-class Rows(Protocol):
-  """The examples of one process in the order in which it needs them."""
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, row: int) -> Example: ...
-
-
-class TrainRows:
-  """Epoch after epoch, each in an order of its own."""
+class TrainBatches:
+  """Epoch after epoch without a gap, each in an order of its own."""
 
   def __init__(
     self,
@@ -71,17 +69,21 @@ class TrainRows:
     self._layout = layout
 
   def __len__(self) -> int:
-    return _NUM_TRAIN_ROWS
+    return _NUM_TRAIN_STEPS
 
-  def __getitem__(self, row: int) -> Example:
+  def __getitem__(self, step: int) -> Example:
+    positions = self._layout.positions(step)
+    return self._layout.stack([self._example(p) for p in positions])
+
+  def _example(self, position: int) -> Example:
     size = len(self._source)
-    epoch, place = divmod(self._layout.position(row), size)
+    epoch, place = divmod(position, size)
     index = int(epoch_order(size, self._seed, epoch)[place])
     rng = _generator(self._seed, epoch, 1 + index)
     return self._preprocess(self._source[index], rng)
 
 
-class EvalRows:
+class EvalBatches:
   """Every example once, then zeros up to a whole number of batches."""
 
   def __init__(
@@ -99,30 +101,37 @@ class EvalRows:
     self._padding = {name: np.zeros_like(leaf) for name, leaf in first.items()}
 
   def __len__(self) -> int:
-    num_batches = -(-len(self._source) // self._layout.batch_size)
-    return num_batches * self._layout.per_process
+    return -(-len(self._source) // self._layout.batch_size)
 
-  def __getitem__(self, row: int) -> Example:
-    position = self._layout.position(row)
+  def __getitem__(self, step: int) -> Example:
+    positions = self._layout.positions(step)
+    return self._layout.stack([self._example(p) for p in positions])
+
+  def _example(self, position: int) -> Example:
     if position >= len(self._source):
-      return self._padding | {'mask': np.asarray(False)}
+      return self._padding | {'mask': np.False_}
     example = self._preprocess(self._source[position], None)
-    return example | {'mask': np.asarray(True)}
+    return example | {'mask': np.True_}
 
 
 def run(
-  rows: Rows, layout: Layout, start_step: int, num_workers: int
+  batches: TrainBatches | EvalBatches,
+  start_step: int,
+  num_workers: int,
+  num_threads: int,
 ) -> Iterator[Example]:
-  """Yields `rows` as batches `[local_devices, per_device, ...]`, made ahead."""
-  batches = (
-    grain.MapDataset.source(rows)
-    .batch(layout.per_device)
-    .batch(layout.local_device_count)
-  )
+  """Yields the batches from a step on; they are made ahead.
+
+  Args:
+    batches: what to run.
+    start_step: the first batch.
+    num_workers: processes that make batches; 0 for threads of this one.
+    num_threads: how many threads, if there are no workers.
+  """
+  threads = 1 if num_workers else num_threads
   # Slicing by step, not Grain's iterator state: that depends on the number of
   # workers (grain 0.2.18 restores a wrong batch when it changes).
-  threads = 1 if num_workers else min(os.cpu_count() or 1, _MAX_THREADS)
-  dataset = batches[start_step:].to_iter_dataset(
+  dataset = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(
     grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
   )
   if num_workers:
@@ -145,6 +154,19 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
   order = _generator(seed, epoch, 0).permutation(size)
   order.flags.writeable = False
   return order
+
+
+def _stacked(
+  name: str, leaves: Sequence[Any], axes: tuple[int, int]
+) -> np.ndarray:
+  try:
+    stacked = np.stack(leaves)
+  except ValueError as error:
+    shapes = sorted({np.shape(leaf) for leaf in leaves})
+    raise ValueError(
+      f'{name!r} must have one shape in all examples, got {shapes}.'
+    ) from error
+  return stacked.reshape(axes + stacked.shape[1:])
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
