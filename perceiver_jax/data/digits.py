@@ -23,7 +23,7 @@ class DigitsData(ImageData):
 
   def builder(self) -> tfds.core.DatasetBuilder:
     builder = Digits(data_dir=self.data_dir)
-    if not builder.is_prepared():
+    if not builder.data_path.exists():
       _prepare(builder)
       # A builder that lost the race below does not know what the winner made.
       builder = Digits(data_dir=self.data_dir)
@@ -42,5 +42,5 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     try:
       builder.download_and_prepare(file_format='array_record')
     except OSError:
-      if not builder.is_prepared():
+      if not builder.data_path.exists():
         raise
