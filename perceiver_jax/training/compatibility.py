@@ -1,0 +1,93 @@
+"""Whether a saved run fits the one at hand, and where it does not."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+_NOTHING = 'nothing'
+_MAX_LINES = 20
+
+
+def check_config(
+  saved: Mapping[str, Any], current: Mapping[str, Any], *, workdir: str
+) -> None:
+  """Refuses a working directory that was written with another config.
+
+  Args:
+    saved: the config in the directory, or the part of it that must not change
+      (the model's, say), as `Config.to_dict` describes it.
+    current: the same part of this run's config.
+    workdir: the directory, for the message.
+
+  Raises:
+    ValueError: a field differs; the message lists each by its dotted path.
+  """
+  differences = _differences(dict(_fields(saved)), dict(_fields(current)))
+  if differences:
+    raise ValueError(
+      f'the config must be the one that {workdir} was written with, got other '
+      f'values; take another workdir, or restore these:\n{differences}'
+    )
+
+
+def check_arrays(saved: Any, expected: Any, *, source: str) -> None:
+  """Refuses a checkpoint whose arrays are not those of this run.
+
+  Args:
+    saved: a tree whose leaves have a shape and a dtype. Its containers may
+      differ from `expected` in type (a dict for a NamedTuple): names count.
+    expected: the tree that `saved` must equal in names, shapes and dtypes.
+    source: what holds `saved`, for the message.
+
+  Raises:
+    ValueError: an array is missing, superfluous, or of another shape or dtype;
+      the message lists each by its path.
+  """
+  differences = _differences(_spelled(saved), _spelled(expected))
+  if differences:
+    raise ValueError(
+      f'{source} must hold the arrays of this run, but belongs to another '
+      f'model or optimizer:\n{differences}'
+    )
+
+
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> str:
+  """Returns one line for each entry that is not the same in both."""
+  lines = [
+    f'  {path}: saved {saved.get(path, _NOTHING)}, '
+    f'now {current.get(path, _NOTHING)}'
+    for path in saved | current
+    if saved.get(path, _NOTHING) != current.get(path, _NOTHING)
+  ]
+  if len(lines) > _MAX_LINES:
+    hidden = len(lines) - _MAX_LINES
+    lines = [*lines[:_MAX_LINES], f'  and {hidden} more']
+  return '\n'.join(lines)
+
+
+def _fields(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields the dotted path and the value of every leaf of nested dicts."""
+  if isinstance(value, tuple):
+    value = list(value)  # As JSON has it.
+  if isinstance(value, Mapping):
+    children = list(value.items())
+  else:
+    children = list(enumerate(value)) if isinstance(value, list) else []
+  if path and not children:
+    yield path, repr(value)
+  for name, child in children:
+    yield from _fields(child, f'{path}.{name}' if path else str(name))
+
+
+def _spelled(tree: Any) -> dict[str, str]:
+  """Returns the path of every array with its dtype and shape."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  spelled = {}
+  for path, leaf in leaves:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.eval_shape(jax.random.key_data, leaf)  # As it is stored.
+    shape = ','.join(map(str, leaf.shape))
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    spelled[name] = f'{leaf.dtype}[{shape}]'
+  return spelled
