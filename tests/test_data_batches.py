@@ -96,6 +96,7 @@ def test_global_batches_are_the_same_with_worker_processes(digits_dir):
   config = DigitsData(data_dir=digits_dir, batch_size=700, max_shift=2)
   expected = train(config, 4, start_step=1)
   config.num_workers = 2
+  config.freeze()
   shard = base.Shard(0, 1, 7)
   iterator = base.train_batches(config, seed=0, start_step=1, shard=shard)
   actual = [joined([batch]) for batch in itertools.islice(iterator, 4)]

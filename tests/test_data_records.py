@@ -324,6 +324,17 @@ def test_an_unreadable_record_stops_a_run_with_its_name(damaged_builder):
   assert path in str(error.value)
 
 
+def test_a_format_without_random_access_is_refused(tfrecord_builder):
+  builder = TinyDigits(data_dir=str(tfrecord_builder.data_dir_root))
+  builder.info.set_file_format(
+    'riegeli', override=True, override_if_initialized=True
+  )
+  with pytest.raises(
+    ValueError, match=r'array_record or tfrecord, got .*RIEGELI'
+  ):
+    records.Records(builder, 'train')
+
+
 def test_tfrecords_in_a_bucket_are_refused():
   with pytest.raises(ValueError, match=r'mounted file system .* gs://bucket/x'):
     TFRecordFile('gs://bucket/x', 3)

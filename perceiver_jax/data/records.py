@@ -8,7 +8,7 @@ import bisect
 import itertools
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex
 
 import tensorflow_datasets as tfds
@@ -69,7 +69,8 @@ class Records:
     self._decoders = decoders
     self._instructions = instructions
     self._ends = list(itertools.accumulate(i.take for i in instructions))
-    self._files = _open_files(builder, instructions)
+    self._open = _opener(builder)
+    self._files: dict[str, Any] = {}
 
   def __len__(self) -> int:
     return self._ends[-1] if self._ends else 0
@@ -89,6 +90,9 @@ class Records:
     position = instruction.skip + instruction.take - self._ends[number] + index
     filename = os.fspath(instruction.filename)
     try:
+      if filename not in self._files:  # Large data sets have a thousand.
+        file = self._open(filename, instruction.examples_in_shard)
+        self._files.setdefault(filename, file)
       return self._features.deserialize_example_np(
         self._files[filename][position], decoders=self._decoders
       )
@@ -113,21 +117,20 @@ def _file_instructions(
     ) from error
 
 
-def _open_files(
-  builder: tfds.core.DatasetBuilder,
-  instructions: list[FileInstruction],
-) -> dict[str, Any]:
-  """Returns `{file name: its records as bytes, by position}`."""
-  sizes = {os.fspath(i.filename): i.examples_in_shard for i in instructions}
-  formats = tfds.core.FileFormat
-  if builder.info.file_format == formats.ARRAY_RECORD:
-    return {
-      name: array_record_data_source.ArrayRecordDataSource(f'{name}[0:{size}]')
-      for name, size in sizes.items()
-    }
-  if builder.info.file_format == formats.TFRECORD:
-    return {name: TFRecordFile(name, size) for name, size in sizes.items()}
+def _opener(builder: tfds.core.DatasetBuilder) -> Callable[[str, int], Any]:
+  """Returns `(file name, its size) -> records as bytes, by position`."""
+  file_format = builder.info.file_format
+  if file_format == tfds.core.FileFormat.ARRAY_RECORD:
+    return _open_array_record
+  if file_format == tfds.core.FileFormat.TFRECORD:
+    return TFRecordFile
   raise ValueError(
     f'{builder.info.full_name} must be prepared as array_record or tfrecord, '
-    f'got {builder.info.file_format}.'
+    f'got {file_format}.'
+  )
+
+
+def _open_array_record(filename: str, num_records: int) -> Any:
+  return array_record_data_source.ArrayRecordDataSource(
+    f'{filename}[0:{num_records}]'
   )
