@@ -1,0 +1,164 @@
+"""Numbers of a run by step: written as JSON lines and for TensorBoard."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import tensorboardX
+from etils import epath
+
+METRICS_FILE = 'metrics.jsonl'
+_RESERVED = ('step', 'split')
+
+
+class MetricWriter:
+  """Writes metrics to `WORKDIR/metrics.jsonl` and for TensorBoard beside it.
+
+  A line of the file is one JSON object: `step`, `split`, then the metrics by
+  name. It is on disk when `write` returns. JSON has no number for NaN and
+  infinities: they are the strings `NaN`, `Infinity` and `-Infinity`, which
+  `read_metrics` turns back. TensorBoard shows a metric as `SPLIT/NAME`.
+
+  A run that goes on from a checkpoint repeats the steps after it. What their
+  first writing left is forgotten at the start, a last line cut off by a kill
+  as well, so that the file becomes that of a run never interrupted.
+
+  A context manager. In a run of many processes only the first one writes: the
+  others give `is_primary=False`, and each call does nothing.
+
+  Args:
+    workdir: the directory of the run; made if it does not exist.
+    resume_step: the step of the checkpoint that the run goes on from; None for
+      a run that starts anew, which forgets everything.
+    is_primary: whether to write at all.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    *,
+    resume_step: int | None = None,
+    is_primary: bool = True,
+  ) -> None:
+    self._is_primary = is_primary
+    if not is_primary:
+      return
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / METRICS_FILE
+    _forget_after(path, resume_step)
+    self._file = path.open('a')
+    self._summary_writer = tensorboardX.SummaryWriter(
+      str(workdir), purge_step=0 if resume_step is None else resume_step + 1
+    )
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+    """Writes one line of metrics.
+
+    Args:
+      step: updates done so far.
+      split: what was measured, such as `train` or `test`.
+      metrics: scalars by name, Python's, NumPy's or JAX's.
+
+    Raises:
+      ValueError: a metric is called `step` or `split`, or is no scalar.
+    """
+    if not self._is_primary:
+      return
+    scalars = {name: _scalar(name, value) for name, value in metrics.items()}
+    self._file.write(_encoded({'step': step, 'split': split} | scalars))
+    self._file.flush()
+    for name, value in scalars.items():
+      self._summary_writer.add_scalar(f'{split}/{name}', value, step)
+
+  def close(self) -> None:
+    """Ends the writing."""
+    if self._is_primary:
+      self._file.close()
+      self._summary_writer.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Returns the lines that a `MetricWriter` wrote.
+
+  A line that a kill has cut off at the end is left out.
+
+  Args:
+    path: the file, `WORKDIR/metrics.jsonl`.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: a line before the last is not JSON.
+  """
+  return _lines(epath.Path(path))
+
+
+def _forget_after(path: epath.Path, step: int | None) -> None:
+  """Takes the lines after a step, or all, and a torn last one from a file."""
+  if not path.exists():
+    return
+  lines = [] if step is None else _lines(path)
+  kept = [line for line in lines if line['step'] <= step]
+  # Written beside it and renamed: a kill leaves the old file or the new.
+  rewritten = path.with_name(f'{path.name}.tmp')
+  rewritten.write_text(''.join(map(_encoded, kept)))
+  rewritten.replace(path)
+
+
+def _lines(path: epath.Path) -> list[dict[str, Any]]:
+  *complete, _ = path.read_text().split('\n')
+  lines = []
+  for number, text in enumerate(complete, start=1):
+    try:
+      line = json.loads(text)
+    except json.JSONDecodeError as error:
+      raise ValueError(
+        f'every line of {path} must be a JSON object, got {text!r} in line '
+        f'{number}.'
+      ) from error
+    lines.append(
+      {
+        name: float(value)
+        if name not in _RESERVED and isinstance(value, str)
+        else value
+        for name, value in line.items()
+      }
+    )
+  return lines
+
+
+def _encoded(line: Mapping[str, Any]) -> str:
+  values = {
+    name: _name_of(value)
+    if isinstance(value, float) and not math.isfinite(value)
+    else value
+    for name, value in line.items()
+  }
+  return json.dumps(values, allow_nan=False) + '\n'
+
+
+def _name_of(value: float) -> str:
+  if math.isnan(value):
+    return 'NaN'
+  return 'Infinity' if value > 0 else '-Infinity'
+
+
+def _scalar(name: str, value: Any) -> float:
+  if name in _RESERVED:
+    raise ValueError(
+      f'a metric must not be called one of {list(_RESERVED)}, got {name!r}.'
+    )
+  try:
+    return float(value)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'the metric {name} must be a scalar, got {value!r}.'
+    ) from error
