@@ -74,7 +74,8 @@ def test_prefetch_raises_an_error_after_the_items_before_it(fails):
 
 def test_closing_prefetch_ends_the_thread_and_closes_the_iterator():
   closed = []
-  items = base.prefetch(count(closed), lambda item: item)
+  numbers = count(closed)  # Held, or it would close by itself.
+  items = base.prefetch(numbers, lambda item: item)
   assert next(items) == 0
   items.close()
   assert not prefetch_threads()
