@@ -33,6 +33,9 @@ QueryMask = Bool[AnyArray, 'B O']
 Labels = Int[AnyArray, 'B']
 Logits = Float[Array, 'B V']
 
+DEVICE_AXIS = 'devices'
+"""The axis name of devices that train together, in `lax.pmean` and pmap."""
+
 Rng = jax.Array
 """A key of `jax.random`: `jax.random.key(0)` or `jax.random.PRNGKey(0)`."""
 

@@ -5,24 +5,23 @@ import enum
 import math
 
 import haiku as hk
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import Images
+from perceiver_jax.arrays import DEVICE_AXIS, Images
 from perceiver_jax.config import Config
 from perceiver_jax.modalities.base import InputConfig
 from perceiver_jax.nn import positions, resample
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
-
-DEVICE_AXIS = 'devices'
-"""The pmap axis over which batch statistics are averaged when asked to."""
 
 
 class PixelEmbedding(Config):
   """Every pixel is a token, its colours as they are."""
 
   keeps_pixels = True
+  stride = (1, 1)
 
   def num_channels(self, image_channels: int) -> int:
     return image_channels
@@ -42,6 +41,7 @@ class Conv1x1Embedding(Config):
   channels: int = 256
 
   keeps_pixels = True
+  stride = (1, 1)
 
   def num_channels(self, image_channels: int) -> int:
     del image_channels
@@ -64,6 +64,10 @@ class PatchEmbedding(Config):
   channels: int | None = None
 
   keeps_pixels = False
+
+  @property
+  def stride(self) -> tuple[int, int]:
+    return self.patch_size
 
   def num_channels(self, image_channels: int) -> int:
     return self.channels or math.prod(self.patch_size) * image_channels
@@ -89,6 +93,7 @@ class ConvEmbedding(Config):
   sync_batch_norm: bool = False
 
   keeps_pixels = False
+  stride = (4, 4)
 
   def num_channels(self, image_channels: int) -> int:
     del image_channels
@@ -212,6 +217,13 @@ class ImageInput(InputConfig):
   @property
   def has_state(self) -> bool:
     return isinstance(self.embedding, ConvEmbedding)
+
+  def example(self) -> jax.ShapeDtypeStruct:
+    learned = isinstance(self.positions, LearnedPositions)
+    grid = self.positions.grid if learned else (1, 1)
+    size = [n * s for n, s in zip(grid, self.embedding.stride, strict=True)]
+    shape = (1, *size, self.image_channels)
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
   def validate(self) -> None:
     super().validate()

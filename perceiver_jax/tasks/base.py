@@ -1,0 +1,105 @@
+"""What an objective is: pure functions from a batch to a loss and metrics."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from perceiver_jax.arrays import Params, Rng, State
+from perceiver_jax.config import Config
+from perceiver_jax.model import PerceiverConfig
+
+Batch = Mapping[str, Any]
+"""Arrays by name; the first axis of each is the batch."""
+
+Metrics = dict[str, Float[Array, 'B']]
+"""One number an example, by name."""
+
+
+class InitFunction(Protocol):
+  """Makes parameters and running statistics for batches like `batch`."""
+
+  def __call__(self, rng: Rng, batch: Batch) -> tuple[Params, State]: ...
+
+
+class InputsFunction(Protocol):
+  """Returns what the model gets of a batch."""
+
+  def __call__(self, batch: Batch) -> Any: ...
+
+
+class LossFunction(Protocol):
+  """Computes what training minimises, a mean over the examples of a batch."""
+
+  def __call__(
+    self, params: Params, state: State, rng: Rng, batch: Batch
+  ) -> tuple[Float[Array, ''], tuple[State, Metrics]]: ...
+
+
+class MetricsFunction(Protocol):
+  """Evaluates every example of a batch by itself."""
+
+  def __call__(self, params: Params, state: State, batch: Batch) -> Metrics: ...
+
+
+class Task(NamedTuple):
+  """An objective for one model, as pure functions over batches.
+
+  Attributes:
+    inputs: what the model gets of a batch.
+    init: makes parameters.
+    loss: of a batch, with metrics of its examples, in training.
+    metrics: of the examples of a batch, in evaluation.
+  """
+
+  inputs: InputsFunction
+  init: InitFunction
+  loss: LossFunction
+  metrics: MetricsFunction
+
+
+class TaskConfig(Config):
+  """Describes an objective; knows no data set."""
+
+  def validate_model(self, model: PerceiverConfig) -> None:
+    """Checks that a model has the outputs that this task is about.
+
+    Raises:
+      ValueError: it does not.
+    """
+    raise TypeError(f'{type(self).__name__} must define validate_model.')
+
+  def validate_spec(
+    self, spec: Mapping[str, Any], model: PerceiverConfig
+  ) -> None:
+    """Checks names, shapes and dtypes of the arrays of one example.
+
+    Args:
+      spec: by name, something with a `shape` and a `dtype`.
+      model: the model the examples are for.
+
+    Raises:
+      ValueError: an array is missing or does not suit the task.
+    """
+    raise TypeError(f'{type(self).__name__} must define validate_spec.')
+
+  def validate_batch(
+    self, batch: Mapping[str, np.ndarray], model: PerceiverConfig
+  ) -> None:
+    """Checks the values of a batch, before it goes to a device.
+
+    Raises:
+      ValueError: a value is outside its range.
+    """
+    raise TypeError(f'{type(self).__name__} must define validate_batch.')
+
+  def make(self, model: PerceiverConfig) -> Task:
+    """Makes the pure functions of this task for a model."""
+    raise TypeError(f'{type(self).__name__} must define make.')
+
+
+def mean_metrics(metrics: Metrics) -> dict[str, Float[Array, '']]:
+  """Returns the mean of every metric over the examples."""
+  return jax.tree.map(lambda values: values.mean(), metrics)

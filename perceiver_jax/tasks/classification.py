@@ -1,0 +1,143 @@
+"""Image classification: softmax cross-entropy, top-1 and top-5 accuracy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from perceiver_jax.build import build_with_state
+from perceiver_jax.modalities.label import LabelOutput
+from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.tasks.base import Batch, Metrics, Task, TaskConfig
+
+IMAGE = 'image'
+LABEL = 'label'
+
+
+class ClassificationTask(TaskConfig):
+  """Predicts the label of an image.
+
+  A batch holds 'image' `[B, Y, X, C]` and 'label': classes `[B]`, or soft
+  labels `[B, V]` whose rows sum to 1. Images of 8-bit integers are normalised
+  here, on the device; images of floats are taken as they are.
+
+  Attributes:
+    label_smoothing: share of the label's mass spread evenly over all classes.
+    image_mean: mean of each colour, or one for all, of pixels in [0, 1].
+    image_std: standard deviation of each colour, or one for all.
+  """
+
+  label_smoothing: float = 0.0
+  image_mean: tuple[float, ...] = (0.5,)
+  image_std: tuple[float, ...] = (0.5,)
+
+  def validate(self) -> None:
+    super().validate()
+    if not 0.0 <= self.label_smoothing < 1.0:
+      raise ValueError(
+        f'label_smoothing must be in [0, 1), got {self.label_smoothing}.'
+      )
+    if not self.image_std or min(self.image_std) <= 0.0:
+      raise ValueError(f'image_std must be positive, got {self.image_std}.')
+
+  def validate_model(self, model: PerceiverConfig) -> None:
+    if not isinstance(model.outputs, LabelOutput):
+      raise ValueError(
+        'the outputs of a model for classification must be a LabelOutput, got '
+        f'{type(model.outputs).__name__}.'
+      )
+
+  def validate_spec(
+    self, spec: Mapping[str, Any], model: PerceiverConfig
+  ) -> None:
+    for name in (IMAGE, LABEL):
+      if name not in spec:
+        raise ValueError(
+          f'a batch for classification must have {IMAGE!r} and {LABEL!r}, got '
+          f'{sorted(spec)}.'
+        )
+    if len(spec[IMAGE].shape) != 3:
+      raise ValueError(
+        f'an image must have the axes [Y, X, C], got {spec[IMAGE].shape}.'
+      )
+    channels = spec[IMAGE].shape[-1]
+    for name in ('image_mean', 'image_std'):
+      if len(getattr(self, name)) not in (1, channels):
+        raise ValueError(
+          f'{name} must have 1 or {channels} numbers, one for each colour, '
+          f'got {getattr(self, name)}.'
+        )
+    label = spec[LABEL].shape
+    if label not in ((), (model.outputs.num_classes,)):
+      raise ValueError(
+        'a label must be one class or a distribution over the '
+        f'{model.outputs.num_classes} of the model, got shape {label}.'
+      )
+
+  def validate_batch(
+    self, batch: Mapping[str, np.ndarray], model: PerceiverConfig
+  ) -> None:
+    labels = batch[LABEL]
+    num_classes = model.outputs.num_classes
+    is_class = np.issubdtype(labels.dtype, np.integer)
+    if is_class and not 0 <= labels.min() <= labels.max() < num_classes:
+      wrong = labels[(labels < 0) | (labels >= num_classes)]
+      raise ValueError(
+        f'labels must be in [0, {num_classes}), the classes of the model, got '
+        f'{wrong[0]}.'
+      )
+
+  def make(self, model: PerceiverConfig) -> Task:
+    self.validate_model(model)
+    perceiver = build_with_state(model)
+
+    def init(rng, batch):
+      return perceiver.init(rng, self._images(batch))
+
+    def loss(params, state, rng, batch):
+      logits, state = perceiver.apply(
+        params, state, rng, self._images(batch), is_training=True
+      )
+      metrics = self._metrics(logits, batch[LABEL])
+      return metrics['loss'].mean(), (state, metrics)
+
+    def metrics(params, state, batch):
+      logits, _ = perceiver.apply(params, state, None, self._images(batch))
+      return self._metrics(logits, batch[LABEL])
+
+    return Task(self._images, init, loss, metrics)
+
+  def _images(self, batch: Batch) -> Float[Array, 'B Y X C']:
+    images = batch[IMAGE]
+    if jnp.issubdtype(images.dtype, jnp.floating):
+      return images
+    mean = jnp.array(self.image_mean)
+    return (images / 255.0 - mean) / jnp.array(self.image_std)
+
+  def _metrics(self, logits: Float[Array, 'B V'], labels: Array) -> Metrics:
+    num_classes = logits.shape[-1]
+    if labels.ndim == 1:
+      labels = jax.nn.one_hot(labels, num_classes)
+    smooth = optax.smooth_labels(labels, self.label_smoothing)
+    metrics = {'loss': optax.softmax_cross_entropy(logits, smooth)}
+    # The class of a mixed label is the one with the most mass.
+    classes = jnp.argmax(labels, axis=-1)
+    ranks = _ranks(logits, classes)
+    for k in (1, 5):
+      if k < num_classes:
+        metrics[f'top_{k}_accuracy'] = (ranks < k).astype(jnp.float32)
+    return metrics
+
+
+def _ranks(logits: Float[Array, 'B V'], classes: Array) -> Float[Array, 'B']:
+  """Counts the classes that are rated at least as high as the right one.
+
+  A tie counts against the prediction, and so does NaN: a model that gives
+  every class the same logit has learned nothing.
+  """
+  right = jnp.take_along_axis(logits, classes[:, None], axis=-1)
+  return jnp.sum(~(logits < right), axis=-1) - 1.0

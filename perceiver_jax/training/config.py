@@ -1,0 +1,73 @@
+"""The whole of a training job in one description."""
+
+import dataclasses
+import math
+
+from perceiver_jax.config import Config
+from perceiver_jax.data.base import DataConfig
+from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.tasks.base import TaskConfig
+from perceiver_jax.training.checkpoint import CheckpointConfig
+from perceiver_jax.training.optimizers import Optimizer
+
+
+class TrainConfig(Config):
+  """Describes a training job; everything that changes a number is in it.
+
+  Attributes:
+    model: the model.
+    data: where examples come from.
+    task: what is learned from them.
+    optimizer: how.
+    checkpoint: when the state is saved, and what is kept.
+    seed: of the parameters, the order of examples, augmentation and dropout.
+    num_epochs: length of the run in passes over the training split. None: see
+      `num_steps`; exactly one of the two is set.
+    num_steps: length of the run in updates.
+    log_every_steps: updates between two lines of training metrics.
+    evaluate_every_steps: updates between two evaluations; one more follows
+      the last update.
+  """
+
+  model: PerceiverConfig
+  data: DataConfig
+  task: TaskConfig
+  optimizer: Optimizer
+  checkpoint: CheckpointConfig = dataclasses.field(
+    default_factory=CheckpointConfig
+  )
+  seed: int = 0
+  num_epochs: float | None = None
+  num_steps: int | None = None
+  log_every_steps: int = 50
+  evaluate_every_steps: int = 1000
+
+  def validate(self) -> None:
+    super().validate()
+    self.task.validate_model(self.model)
+    if (self.num_epochs is None) == (self.num_steps is None):
+      raise ValueError(
+        'exactly one of num_epochs and num_steps must be set, got '
+        f'{self.num_epochs} and {self.num_steps}.'
+      )
+    for name in (
+      'num_epochs',
+      'num_steps',
+      'log_every_steps',
+      'evaluate_every_steps',
+    ):
+      value = getattr(self, name)
+      if value is not None and not value > 0:
+        raise ValueError(f'{name} must be positive, got {value}.')
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f'seed must be in [0, 2**32), got {self.seed}.')
+
+  def steps(self, num_examples: int) -> int:
+    """Returns the number of updates of the run.
+
+    Args:
+      num_examples: size of the training split.
+    """
+    if self.num_steps is not None:
+      return self.num_steps
+    return math.ceil(self.num_epochs * num_examples / self.data.batch_size)

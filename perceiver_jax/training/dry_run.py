@@ -1,0 +1,116 @@
+"""What a job would do, without doing it: checks and a summary in seconds."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from perceiver_jax.arrays import DEVICE_AXIS
+from perceiver_jax.flops import count_flops
+from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training.job import Job, abstract_state, make_job
+from perceiver_jax.training.state import TrainState
+from perceiver_jax.training.step import make_eval_step, make_train_step
+
+
+def dry_run(config: TrainConfig) -> str:
+  """Traces a whole job and returns a summary of it for people.
+
+  Every check of a real run is made: the config, the data set, the shapes of
+  data, model, loss, optimizer and evaluation. Nothing is computed.
+
+  Args:
+    config: the job; frozen by this.
+
+  Raises:
+    ValueError: the job could not run.
+  """
+  job = make_job(config)
+  state = abstract_state(job)
+  _trace_steps(job, state)
+  num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  num_examples = config.data.num_train_examples
+  lines = {
+    'parameters': f'{num_params:,}',
+    'forward FLOPs per example': f'{_flops(job):,}',
+    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'batch': f'{config.data.batch_size:,} examples, '
+    f'{config.data.batch_size // jax.device_count():,} a device',
+    'state per device': _mebibytes(_num_bytes(state)),
+    'saved activations per device': 'about '
+    f'{_mebibytes(_activations(job, state))}',
+    'training examples': f'{num_examples:,}',
+    'evaluation examples': f'{config.data.num_eval_examples:,}',
+    'steps': f'{job.num_steps:,} '
+    f'({job.num_steps * config.data.batch_size / num_examples:.1f} epochs)',
+  }
+  width = max(map(len, lines))
+  return '\n'.join(f'{name:<{width}}  {text}' for name, text in lines.items())
+
+
+def _trace_steps(job: Job, state: TrainState) -> None:
+  """Follows shapes through an update and an evaluation on one device."""
+  train_step = make_train_step(
+    job.task, job.optimizer, job.schedule, job.config.seed
+  )
+  examples = next(iter(job.device_batch.values())).shape[0]
+  mask = jax.ShapeDtypeStruct((examples,), jnp.bool_)
+  _trace(train_step, state, job.device_batch)
+  _trace(make_eval_step(job.task), state, job.device_batch | {'mask': mask})
+
+
+def _activations(job: Job, state: TrainState) -> int:
+  """Estimates the bytes that the backward pass keeps of a device's batch.
+
+  It is what a batch twice as large would keep more: residuals that do not
+  depend on the batch, such as parameters, fall out.
+  """
+
+  def backward(params: Any, batch: Batch) -> Any:
+    rng = jax.random.key(0)
+    _, pullback, _ = jax.vjp(
+      lambda params: job.task.loss(params, state.model_state, rng, batch),
+      params,
+      has_aux=True,
+    )
+    return pullback
+
+  def residuals(factor: int) -> int:
+    batch = {
+      name: jax.ShapeDtypeStruct((factor * a.shape[0], *a.shape[1:]), a.dtype)
+      for name, a in job.device_batch.items()
+    }
+    return _num_bytes(_trace(backward, state.params, batch))
+
+  return residuals(2) - residuals(1)
+
+
+def _flops(job: Job) -> int:
+  """Returns the FLOPs of the model for one example, forward."""
+  one = {
+    name: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
+    for name, a in job.device_batch.items()
+  }
+  inputs = jax.eval_shape(job.task.inputs, one)
+  return count_flops(job.config.model, inputs)
+
+
+def _trace(function: Callable[..., Any], *args: Any) -> Any:
+  """Returns the shapes that a function of one device would return."""
+  axis_env = [(DEVICE_AXIS, jax.device_count())]
+  trace = jax.make_jaxpr(function, axis_env=axis_env, return_shape=True)
+  return trace(*args)[1]
+
+
+def _num_bytes(tree: Any) -> int:
+  return sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _mebibytes(num_bytes: int) -> str:
+  return f'{num_bytes / 2**20:,.1f} MiB'

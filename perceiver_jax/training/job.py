@@ -1,0 +1,118 @@
+"""From the config of a job to the functions that run it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from perceiver_jax.data.base import Shard, prefetch
+from perceiver_jax.data.prefetch import Prefetcher
+from perceiver_jax.tasks.base import Batch, Task
+from perceiver_jax.training import parallel
+from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training.state import TrainState, init_state
+
+
+class Job(NamedTuple):
+  """What a config makes before anything is computed.
+
+  Attributes:
+    config: the config, frozen.
+    num_steps: updates of the whole run.
+    task: the pure functions of the objective.
+    optimizer: the gradient transformation.
+    schedule: the learning rate by step.
+    device_batch: shapes of one device's share of a training batch.
+  """
+
+  config: TrainConfig
+  num_steps: int
+  task: Task
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  device_batch: dict[str, jax.ShapeDtypeStruct]
+
+
+def make_job(config: TrainConfig) -> Job:
+  """Checks a config against its data and devices, and makes what runs it.
+
+  Args:
+    config: is frozen by this.
+
+  Raises:
+    ValueError: the config is inconsistent, or does not suit the data or the
+      devices.
+  """
+  config.validate()
+  config.freeze()
+  batch_size = config.data.batch_size
+  if batch_size % jax.device_count():
+    raise ValueError(
+      f'batch_size must be divisible by the {jax.device_count()} devices, '
+      f'got {batch_size}.'
+    )
+  spec = config.data.element_spec()
+  config.task.validate_spec(spec, config.model)
+  num_examples = config.data.num_train_examples
+  num_steps = config.steps(num_examples)
+  schedule = config.optimizer.schedule.make(
+    batch_size=batch_size,
+    steps_per_epoch=num_examples / batch_size,
+    num_steps=num_steps,
+  )
+  per_device = batch_size // jax.device_count()
+  return Job(
+    config,
+    num_steps,
+    config.task.make(config.model),
+    config.optimizer.make(schedule),
+    schedule,
+    {
+      name: jax.ShapeDtypeStruct((per_device, *array.shape), array.dtype)
+      for name, array in spec.items()
+    },
+  )
+
+
+def first_state(job: Job) -> TrainState:
+  """Returns the state before the first update, on every device."""
+
+  def init(rng: jax.Array) -> TrainState:
+    batch = {
+      name: jnp.zeros(array.shape, array.dtype)
+      for name, array in job.device_batch.items()
+    }
+    return init_state(rng, job.task, job.optimizer, batch)
+
+  # Compiled as a whole, so that it is born where the steps expect it.
+  init = jax.jit(init, out_shardings=parallel.replicated())
+  return init(jax.random.key(job.config.seed))
+
+
+def abstract_state(job: Job) -> TrainState:
+  """Returns shapes, dtypes and places of the state, computing nothing."""
+  place = parallel.replicated()
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+    jax.eval_shape(lambda: first_state(job)),
+  )
+
+
+def device_batches(job: Job, batches: Iterator[Batch]) -> Prefetcher:
+  """Checks batches and moves them to the devices, ahead of their use."""
+
+  def transfer(batch: dict[str, np.ndarray]) -> Batch:
+    job.config.task.validate_batch(batch, job.config.model)
+    return parallel.put_batch(batch)
+
+  return prefetch(batches, transfer)
+
+
+def this_process() -> Shard:
+  """Returns this process's share of every batch."""
+  return Shard(
+    jax.process_index(), jax.process_count(), jax.local_device_count()
+  )

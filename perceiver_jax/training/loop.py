@@ -1,0 +1,171 @@
+"""The order of events in a job; what happens at each is computed elsewhere."""
+
+import contextlib
+import os
+import time
+
+import jax
+from etils import epath
+
+from perceiver_jax.config import from_json
+from perceiver_jax.data.base import train_batches
+from perceiver_jax.training import parallel
+from perceiver_jax.training.checkpoint import Checkpointer
+from perceiver_jax.training.compatibility import check_config
+from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training.curves import save_curves
+from perceiver_jax.training.evaluation import make_evaluator
+from perceiver_jax.training.job import (
+  Job,
+  abstract_state,
+  device_batches,
+  first_state,
+  make_job,
+  this_process,
+)
+from perceiver_jax.training.metrics import MetricWriter
+from perceiver_jax.training.progress import Progress
+from perceiver_jax.training.state import TrainState
+from perceiver_jax.training.step import make_train_step
+
+Workdir = str | os.PathLike[str]
+
+CONFIG_FILE = 'config.json'
+
+
+def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
+  """Runs a job to its end, from its last checkpoint if there is one.
+
+  Args:
+    config: the job; frozen by this.
+    workdir: directory of checkpoints, metrics and pictures.
+
+  Returns:
+    The last step, and the metrics of the evaluation after it.
+
+  Raises:
+    ValueError: the config is inconsistent, or `workdir` belongs to another
+      model.
+    OSError: `workdir` cannot be written to.
+  """
+  is_primary = jax.process_index() == 0
+  with contextlib.ExitStack() as stack:
+    config.validate()
+    checkpointer = stack.enter_context(
+      config.checkpoint.make(workdir, config.to_json())
+    )
+    job = make_job(config)
+    state = _restore(job, checkpointer, workdir)
+    resume_step = None if state is None else int(state.step)
+    writer = stack.enter_context(
+      MetricWriter(workdir, resume_step=resume_step, is_primary=is_primary)
+    )
+    if is_primary:
+      (epath.Path(workdir) / CONFIG_FILE).write_text(config.to_json())
+    progress = stack.enter_context(
+      Progress(job.num_steps, config.data.batch_size, is_primary=is_primary)
+    )
+    state = first_state(job) if state is None else state
+    metrics = _run(job, state, checkpointer, writer, progress)
+  if is_primary:
+    save_curves(workdir)
+  return {'step': job.num_steps} | metrics
+
+
+def evaluate(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
+  """Evaluates the newest checkpoint of a run.
+
+  Args:
+    config: the job; frozen by this.
+    workdir: the directory of the run; nothing is written there.
+
+  Returns:
+    The step of the checkpoint, and its metrics.
+
+  Raises:
+    ValueError: the config is inconsistent, or `workdir` has no checkpoint or
+      one of another model.
+  """
+  config.validate()
+  with config.checkpoint.make(
+    workdir, config.to_json(), read_only=True
+  ) as checkpointer:
+    job = make_job(config)
+    state = _restore(job, checkpointer, workdir)
+    if state is None:
+      raise ValueError(
+        f'workdir must hold a checkpoint to evaluate, got {workdir} with none.'
+      )
+    return {'step': int(state.step)} | make_evaluator(job)(state)
+
+
+def _run(
+  job: Job,
+  state: TrainState,
+  checkpointer: Checkpointer,
+  writer: MetricWriter,
+  progress: Progress,
+) -> dict[str, float]:
+  """Trains, logs, evaluates and saves, each at its steps."""
+  config, start = job.config, int(state.step)
+  evaluator = make_evaluator(job)
+  if start >= job.num_steps:
+    return evaluator(state)
+  train_step = parallel.parallel_train_step(
+    make_train_step(job.task, job.optimizer, job.schedule, config.seed)
+  )
+  batches = train_batches(
+    config.data, seed=config.seed, start_step=start, shard=this_process()
+  )
+  stopwatch = _Stopwatch(start)
+  with device_batches(job, batches) as on_devices:
+    for step in range(start + 1, job.num_steps + 1):
+      state, metrics = train_step(state, next(on_devices))
+      is_last = step == job.num_steps
+      eval_metrics = None
+      if step % config.log_every_steps == 0 or is_last:
+        metrics = jax.device_get(metrics)
+        speed = stopwatch.steps_per_sec(step) * config.data.batch_size
+        writer.write(step, 'train', metrics | {'examples_per_sec': speed})
+        progress.update(step, {'loss': metrics['loss']})
+      else:
+        progress.update(step)
+      if step % config.evaluate_every_steps == 0 or is_last:
+        eval_metrics = evaluator(state)
+        writer.write(step, config.data.eval_split, eval_metrics)
+        stopwatch.restart(step)
+      if step % config.checkpoint.every_steps == 0 or is_last:
+        checkpointer.save(step, state, eval_metrics)
+  return eval_metrics
+
+
+def _restore(
+  job: Job, checkpointer: Checkpointer, workdir: Workdir
+) -> TrainState | None:
+  """Returns the newest state in `workdir`, None if there is none."""
+  saved = checkpointer.saved_config_json()
+  if saved is None:
+    return None
+  check_config(
+    from_json(saved).model.to_dict(),
+    job.config.model.to_dict(),
+    workdir=str(workdir),
+  )
+  return checkpointer.restore(abstract_state(job))
+
+
+class _Stopwatch:
+  """Measures the speed of training between two looks, without evaluations."""
+
+  def __init__(self, step: int):
+    self.restart(step)
+
+  def restart(self, step: int) -> None:
+    self._step, self._time = step, time.monotonic()
+
+  def steps_per_sec(self, step: int) -> float:
+    """Returns the mean speed since the last look."""
+    elapsed = time.monotonic() - self._time
+    steps = step - self._step
+    self.restart(step)
+    return steps / elapsed
