@@ -6,6 +6,7 @@ from perceiver_jax.build import (
   build,
   build_with_state,
 )
+from perceiver_jax.flops import count_flops, count_params
 from perceiver_jax.model import Encoded, PerceiverConfig
 
 __version__ = '0.1.0'
@@ -17,4 +18,6 @@ __all__ = [
   'PerceiverWithState',
   'build',
   'build_with_state',
+  'count_flops',
+  'count_params',
 ]

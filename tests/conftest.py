@@ -1,6 +1,18 @@
-"""Fixtures that several test files share."""
+"""Options and fixtures that several test files share."""
 
 import pytest
+
+from perceiver_jax.xla_flags import set_cpu_flags
+
+set_cpu_flags()
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--update-golden',
+    action='store_true',
+    help='write tests/golden/ anew, then look at its diff',
+  )
 
 
 @pytest.fixture(scope='session')

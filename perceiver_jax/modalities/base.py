@@ -43,6 +43,13 @@ class InputConfig(Config):
   def has_state(self) -> bool:
     return False
 
+  def example(self) -> Any:
+    """Returns shapes of small, valid inputs, a batch of one.
+
+    They give every parameter its shape where no real inputs are at hand.
+    """
+    raise TypeError(f'{type(self).__name__} must define example.')
+
   def make(self, name: str) -> InputModality:
     """Makes the Haiku module; call it inside a transform."""
     raise TypeError(f'{type(self).__name__} must define make.')
