@@ -85,7 +85,7 @@ def _jaxprs_in(value: Any) -> Iterator[Jaxpr]:
     for item in value:
       yield from _jaxprs_in(item)
     return
-  # Up to JAX 0.11 a closed jaxpr holds a jaxpr; later it is one.
+  # In JAX 0.10 a closed jaxpr holds a jaxpr; in 0.12 it is one.
   value = getattr(value, 'jaxpr', value)
   if isinstance(value, Jaxpr):
     yield value

@@ -112,9 +112,11 @@ class _Recorded:
     self.params, self.state = from_deepmind(*self.theirs, self.config)
     self.inputs = self._arrays['inputs0']
     self.outputs = self._arrays[f'outputs_{mode}']
-    new_state = self._tree('new_state_train') or self.theirs[1]
+    trains = mode == 'train'
     self.grads, self.new_state = from_deepmind(
-      self._tree(f'grads_{mode}'), new_state, self.config
+      self._tree(f'grads_{mode}'),
+      self._tree('new_state_train') if trains else self.theirs[1],
+      self.config,
     )
 
   def _tree(self, kind):
