@@ -32,6 +32,7 @@ from perceiver_jax.modalities.base import (
   OutputModality,
 )
 from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
+from perceiver_jax.nn.cross_attention import PreparedInputs
 from perceiver_jax.nn.positions import learned_positions
 from perceiver_jax.nn.repeat import Block, repeat, stack
 from perceiver_jax.nn.tokens import Tokens
@@ -181,14 +182,15 @@ class Encoder(hk.Module):
     self, tokens: Tokens, mask: InputMask | None, *, is_training: bool
   ) -> Encoded:
     config = self._config
-    inputs = tokens.dense()
     latents = learned_positions(
       config.num_latents,
       config.latent_channels,
       config.latent_init_scale,
       'latents',
     )
-    latents = jnp.broadcast_to(latents, (inputs.shape[0], *latents.shape))
+    batch_size = tokens.content.shape[0]
+    latents = jnp.broadcast_to(latents, (batch_size, *latents.shape))
+    inputs = config.cross_attend.prepare(tokens, num_queries=config.num_latents)
     cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
     latents = cross_attend(
       cross_attend.parameters('cross_attend', latents, inputs),
@@ -219,8 +221,15 @@ class Processor(hk.Module):
   def __call__(self, encoded: Encoded, *, is_training: bool) -> Latents:
     latents, tokens, mask = encoded
     config = self._config
-    inputs = None if tokens is None else tokens.dense()
+    inputs = None
+    if tokens is not None:
+      inputs = config.cross_attend.prepare(
+        tokens, num_queries=config.num_latents
+      )
     shared_cross, crosses = self._cross_attend_params(latents, inputs)
+    if shared_cross is not None:
+      project = Block(config.cross_attend.project, remat=False)
+      inputs = project(shared_cross, None, inputs, is_training=is_training)
     shared_block, blocks = self._block_params(latents)
     group = config.blocks_per_cross_attend
 
@@ -263,7 +272,7 @@ class Processor(hk.Module):
 
   @hk.transparent
   def _cross_attend_params(
-    self, latents: Latents, inputs: Float[Array, 'B M C'] | None
+    self, latents: Latents, inputs: PreparedInputs | None
   ) -> tuple[Any, list[Any]]:
     """Returns shared parameters or None, and those of each cross-attend."""
     count = self._config.num_cross_attends - 1
@@ -341,7 +350,10 @@ class Decoder(hk.Module):
       return jnp.mean(latents, axis=1, keepdims=True)
     queries = outputs.queries(queries, latents.shape[0], config.query_channels)
     cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
-    arrays = (queries, latents)
+    arrays = (
+      queries,
+      config.cross_attend.prepare(latents, num_queries=queries.shape[1]),
+    )
     return cross_attend(
       cross_attend.parameters('cross_attend', *arrays),
       hk.next_rng_key() if is_training else None,

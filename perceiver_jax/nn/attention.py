@@ -1,13 +1,9 @@
-"""Multi-head attention with masks; logits and softmax in float32."""
+"""Self-attention with several heads; logits and softmax in float32."""
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
-
-# Far below any logit, yet finite: a row without a single usable key must not
-# turn into NaN.
-_MASKED_LOGIT = -1e30
+from jaxtyping import Array, Float
 
 
 def dropout(array: Array, prob: float, *, is_training: bool) -> Array:
@@ -21,7 +17,6 @@ def attend(
   query: Float[Array, 'B N H F'],
   key: Float[Array, 'B M H F'],
   value: Float[Array, 'B M H G'],
-  mask: Bool[Array, 'B #N M'] | None,
   *,
   dropout_prob: float,
   is_training: bool,
@@ -32,7 +27,6 @@ def attend(
     query: what asks.
     key: what is compared with it.
     value: what is averaged.
-    mask: which keys a query may use; a query with none gets zeros.
     dropout_prob: probability that an attention weight is zeroed.
     is_training: whether dropout applies.
 
@@ -43,19 +37,14 @@ def attend(
   logits = jnp.einsum(
     'bnhf,bmhf->bhnm', query, key, preferred_element_type=jnp.float32
   )
-  logits = logits * scale
-  if mask is not None:
-    logits = jnp.where(mask[:, None], logits, _MASKED_LOGIT)
-  weights = jax.nn.softmax(logits, axis=-1)
-  if mask is not None:
-    weights = jnp.where(mask[:, None], weights, 0.0)
+  weights = jax.nn.softmax(logits * scale, axis=-1)
   weights = dropout(weights, dropout_prob, is_training=is_training)
   outputs = jnp.einsum('bhnm,bmhg->bnhg', weights.astype(value.dtype), value)
   return outputs.reshape(*outputs.shape[:2], -1)
 
 
-class Attention(hk.Module):
-  """Attention between two arrays, with learned projections.
+class SelfAttention(hk.Module):
+  """Attention within an array, with learned projections.
 
   Parameters: `query`, `key`, `value`, `output`, each with `w` and `b`.
   """
@@ -70,34 +59,22 @@ class Attention(hk.Module):
     name: str | None = None,
   ):
     super().__init__(name)
-    for kind, channels in {'qk': qk_channels, 'v': v_channels}.items():
-      if channels % num_heads:
-        raise ValueError(
-          f'{kind}_channels must be divisible by num_heads {num_heads}, '
-          f'got {channels}.'
-        )
     self._num_heads = num_heads
     self._qk_channels = qk_channels
     self._v_channels = v_channels
     self._dropout_prob = dropout_prob
 
   def __call__(
-    self,
-    queries: Float[Array, 'B N D'],
-    inputs: Float[Array, 'B M C'],
-    mask: Bool[Array, 'B #N M'] | None = None,
-    *,
-    is_training: bool,
+    self, array: Float[Array, 'B N D'], *, is_training: bool
   ) -> Float[Array, 'B N D']:
     outputs = attend(
-      self._heads('query', self._qk_channels, queries),
-      self._heads('key', self._qk_channels, inputs),
-      self._heads('value', self._v_channels, inputs),
-      mask,
+      self._heads('query', self._qk_channels, array),
+      self._heads('key', self._qk_channels, array),
+      self._heads('value', self._v_channels, array),
       dropout_prob=self._dropout_prob,
       is_training=is_training,
     )
-    return linear(queries.shape[-1], name='output')(outputs)
+    return linear(array.shape[-1], name='output')(outputs)
 
   @hk.transparent
   def _heads(self, name: str, channels: int, array: Array) -> Array:
@@ -110,5 +87,9 @@ def linear(channels: int, *, name: str) -> hk.Linear:
 
   Weights start from a truncated normal of variance 1 / fan-in, biases at 0.
   """
-  init = hk.initializers.VarianceScaling(1.0)
-  return hk.Linear(channels, w_init=init, name=name)
+  return hk.Linear(channels, w_init=linear_init(), name=name)
+
+
+def linear_init() -> hk.initializers.Initializer:
+  """Returns what draws the weights of `linear`."""
+  return hk.initializers.VarianceScaling(1.0)

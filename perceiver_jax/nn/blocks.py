@@ -6,15 +6,24 @@ it inside a Haiku transform creates the parameters in the current scope.
 """
 
 import enum
+from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import InputMask, QueryMask
+from perceiver_jax.arrays import InputMask
 from perceiver_jax.config import Config
-from perceiver_jax.nn.attention import Attention, dropout, linear
+from perceiver_jax.nn.attention import SelfAttention, dropout, linear
+from perceiver_jax.nn.cross_attention import (
+  Algorithm,
+  CrossAttention,
+  InputNorm,
+  PreparedInputs,
+  prepare,
+)
+from perceiver_jax.nn.tokens import Tokens
 
 
 class Gelu(enum.Enum):
@@ -84,15 +93,15 @@ class AttendConfig(Config):
     v_channels = qk_channels if self.v_channels is None else self.v_channels
     return qk_channels, v_channels
 
-  def _attention(self, attended_channels: int) -> Attention:
+  def _attention_options(self, attended_channels: int) -> dict[str, Any]:
     qk_channels, v_channels = self._channels(attended_channels)
-    return Attention(
-      num_heads=self.num_heads,
-      qk_channels=qk_channels,
-      v_channels=v_channels,
-      dropout_prob=self.attention_dropout_prob,
-      name='attention',
-    )
+    return {
+      'num_heads': self.num_heads,
+      'qk_channels': qk_channels,
+      'v_channels': v_channels,
+      'dropout_prob': self.attention_dropout_prob,
+      'name': 'attention',
+    }
 
   def _mlp(self, array: Array, *, is_training: bool) -> Array:
     """Returns `array` plus an MLP of it."""
@@ -109,29 +118,69 @@ class CrossAttendConfig(AttendConfig):
 
   Attributes:
     use_query_residual: whether the queries are added to what they read.
+    algorithm: how the attention is computed; all give the same numbers.
   """
 
   use_query_residual: bool = True
+  algorithm: Algorithm = Algorithm.AUTO
+
+  def prepare(
+    self, inputs: Tokens | Float[Array, 'B M C'], *, num_queries: int
+  ) -> PreparedInputs:
+    """Computes what depends on the inputs alone, for one or more cross-attends.
+
+    Args:
+      inputs: what will be read.
+      num_queries: how many queries will read it.
+
+    Raises:
+      ValueError: the `algorithm` does not apply to the inputs.
+    """
+    channels = (
+      inputs.num_channels if isinstance(inputs, Tokens) else inputs.shape[-1]
+    )
+    qk_channels, v_channels = self._channels(channels)
+    return prepare(
+      inputs,
+      self.algorithm,
+      num_queries=num_queries,
+      num_heads=self.num_heads,
+      qk_channels=qk_channels,
+      v_channels=v_channels,
+    )
+
+  def project(
+    self, inputs: PreparedInputs, *, is_training: bool
+  ) -> PreparedInputs:
+    """Computes what cross-attends of the same weights share; see `prepare`."""
+    del is_training
+    norm = InputNorm('input_norm')(inputs.num_channels)
+    return self._attention(inputs).project(inputs, norm)
 
   def __call__(
     self,
     queries: Float[Array, 'B N D'],
-    inputs: Float[Array, 'B M C'],
+    inputs: PreparedInputs,
     input_mask: InputMask | None = None,
     query_mask: Bool[Array, 'B N'] | None = None,
     *,
     is_training: bool,
   ) -> Float[Array, 'B N D']:
-    read = self._attention(inputs.shape[-1])(
+    read = self._attention(inputs)(
       layer_norm(queries, name='query_norm'),
-      layer_norm(inputs, name='input_norm'),
-      attention_mask(input_mask, query_mask),
+      inputs,
+      InputNorm('input_norm')(inputs.num_channels),
+      input_mask,
+      query_mask,
       is_training=is_training,
     )
     read = dropout(read, self.dropout_prob, is_training=is_training)
     if self.use_query_residual:
       read = queries + read
     return self._mlp(read, is_training=is_training)
+
+  def _attention(self, inputs: PreparedInputs) -> CrossAttention:
+    return CrossAttention(**self._attention_options(inputs.num_channels))
 
 
 class SelfAttendConfig(AttendConfig):
@@ -140,24 +189,11 @@ class SelfAttendConfig(AttendConfig):
   def __call__(
     self, latents: Float[Array, 'B N D'], *, is_training: bool
   ) -> Float[Array, 'B N D']:
-    attention = self._attention(latents.shape[-1])
+    attention = SelfAttention(**self._attention_options(latents.shape[-1]))
     normed = layer_norm(latents, name='norm')
-    read = attention(normed, normed, is_training=is_training)
+    read = attention(normed, is_training=is_training)
     read = dropout(read, self.dropout_prob, is_training=is_training)
     return self._mlp(latents + read, is_training=is_training)
-
-
-def attention_mask(
-  input_mask: InputMask | None, query_mask: QueryMask | None
-) -> Bool[Array, 'B O M'] | None:
-  """Combines masks: a query and an input must both be used. None means all."""
-  if input_mask is None and query_mask is None:
-    return None
-  if query_mask is None:
-    return jnp.asarray(input_mask)[:, None]
-  if input_mask is None:
-    return jnp.asarray(query_mask)[:, :, None]
-  return jnp.logical_and(query_mask[:, :, None], input_mask[:, None])
 
 
 def layer_norm(array: Array, *, name: str) -> Array:

@@ -57,6 +57,11 @@ class Tokens:
     """The number M of tokens of an example."""
     return math.prod(self.axes)
 
+  @property
+  def num_channels(self) -> int:
+    """The number C of channels of a dense token."""
+    return self.content.shape[-1] + sum(map(_num_channels, self.positions))
+
   def dense(self) -> Float[Array, 'B M C']:
     """Returns every token with all its channels, in the dtype of `content`."""
     batch, *axes, _ = self.content.shape

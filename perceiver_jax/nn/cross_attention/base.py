@@ -1,0 +1,131 @@
+"""What every algorithm of cross-attention takes and offers.
+
+An algorithm is a class. Its instance holds all that can be computed from the
+inputs alone, so that cross-attends that read the same inputs share it; its
+`read` computes softmax(q k^T / sqrt(F)) v, where keys k and values v are linear
+functions of layer-normalised inputs. All algorithms compute the same numbers.
+"""
+
+import dataclasses
+from typing import NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from perceiver_jax.arrays import Rng
+
+# Far below any logit, yet finite: a row without a single usable key must not
+# turn into NaN.
+MASKED_LOGIT = -1e30
+
+EPSILON = 1e-5
+"""Added to the variance by layer norm, as in the published models."""
+
+
+class NormParameters(NamedTuple):
+  """The parameters of the inputs' layer norm."""
+
+  scale: Float[Array, ' C']
+  offset: Float[Array, ' C']
+
+
+class InputParameters(NamedTuple):
+  """The parameters through which inputs become keys and values.
+
+  Attributes:
+    norm_scale: of the inputs' layer norm.
+    norm_offset: of the inputs' layer norm.
+    key_w: weights of the keys, heads concatenated.
+    key_b: bias of the keys; the softmax does not depend on it.
+    value_w: weights of the values, heads concatenated.
+    value_b: bias of the values.
+  """
+
+  norm_scale: Float[Array, ' C']
+  norm_offset: Float[Array, ' C']
+  key_w: Float[Array, 'C HF']
+  key_b: Float[Array, ' HF']
+  value_w: Float[Array, 'C HG']
+  value_b: Float[Array, ' HG']
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+  """Dropout of attention weights, keyed by the position of the token.
+
+  Attributes:
+    rng: the key.
+    prob: probability that a weight is zeroed.
+  """
+
+  rng: Rng
+  prob: float = dataclasses.field(metadata={'static': True})
+
+  def factors(
+    self, tokens: Int[Array, ' m'], shape: tuple[int, int]
+  ) -> Float[Array, 'B R m']:
+    """Returns what to multiply weights by: zero or 1 / (1 - prob).
+
+    Args:
+      tokens: positions among all M; a token gets the same factors whatever
+        other tokens it is asked for with.
+      shape: numbers B of examples and R of rows, heads times queries.
+    """
+    keep_prob = 1.0 - self.prob
+
+    def of_token(token):
+      rng = jax.random.fold_in(self.rng, token)
+      return jax.random.bernoulli(rng, keep_prob, shape)
+
+    kept = jax.vmap(of_token, out_axes=2)(tokens)
+    return kept.astype(jnp.float32) / keep_prob
+
+
+class PreparedInputs(Protocol):
+  """Inputs as one algorithm wants them: all that no parameter enters."""
+
+  @property
+  def num_inputs(self) -> int:
+    """The number M of inputs."""
+    ...
+
+  @property
+  def num_channels(self) -> int:
+    """The number C of channels of an input."""
+    ...
+
+  def project(self, params: InputParameters) -> Self:
+    """Computes what inputs and parameters determine, for repeated reading."""
+    ...
+
+  def read(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+    dropout: Dropout | None,
+  ) -> Float[Array, 'B N HG']:
+    """Returns averages of values, heads concatenated, in the query's dtype.
+
+    Args:
+      query: projected queries, by heads.
+      params: the projections of the inputs.
+      mask: which inputs to use; an example without any gets zeros.
+      dropout: of attention weights; None: none.
+    """
+    ...
+
+
+def normalise(
+  inputs: Float[Array, '*batch C'],
+) -> Float[Array, '*batch C']:
+  """Returns inputs with mean 0 and variance 1 over channels.
+
+  Statistics are in float32, the result in the inputs' dtype.
+  """
+  array = inputs.astype(jnp.float32)
+  array = array - jnp.mean(array, axis=-1, keepdims=True)
+  variance = jnp.mean(jnp.square(array), axis=-1, keepdims=True)
+  return (array * jax.lax.rsqrt(variance + EPSILON)).astype(inputs.dtype)

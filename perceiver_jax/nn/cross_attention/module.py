@@ -1,0 +1,110 @@
+"""Cross-attention as a Haiku module: it owns the parameters."""
+
+import haiku as hk
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from perceiver_jax.nn.attention import linear, linear_init
+from perceiver_jax.nn.cross_attention import queries as query_chunks
+from perceiver_jax.nn.cross_attention.base import (
+  Dropout,
+  InputParameters,
+  NormParameters,
+  PreparedInputs,
+)
+
+
+class CrossAttention(hk.Module):
+  """Attention to prepared inputs, with learned projections.
+
+  Parameters: `query`, `key`, `value`, `output`, each with `w` and `b`.
+  """
+
+  def __init__(
+    self,
+    *,
+    num_heads: int,
+    qk_channels: int,
+    v_channels: int,
+    dropout_prob: float,
+    name: str | None = None,
+  ):
+    super().__init__(name)
+    self._num_heads = num_heads
+    self._qk_channels = qk_channels
+    self._v_channels = v_channels
+    self._dropout_prob = dropout_prob
+
+  @hk.name_like('__call__')
+  def project(
+    self, inputs: PreparedInputs, norm: NormParameters
+  ) -> PreparedInputs:
+    """Computes what repeated reading with the same parameters shares."""
+    return inputs.project(self._input_parameters(inputs.num_channels, norm))
+
+  def __call__(
+    self,
+    queries: Float[Array, 'B N D'],
+    inputs: PreparedInputs,
+    norm: NormParameters,
+    input_mask: Bool[Array, 'B M'] | None,
+    query_mask: Bool[Array, 'B N'] | None,
+    *,
+    is_training: bool,
+  ) -> Float[Array, 'B N D']:
+    """Returns what queries read, projected to as many channels as they have.
+
+    Args:
+      queries: normalised queries.
+      inputs: what they read.
+      norm: of the inputs' layer norm.
+      input_mask: which inputs to use; None: all.
+      query_mask: which queries read; the others get what zeros project to.
+      is_training: whether dropout applies.
+    """
+    query = linear(self._qk_channels, name='query')(queries)
+    query = query.reshape(*query.shape[:-1], self._num_heads, -1)
+    dropout = None
+    if is_training and self._dropout_prob:
+      dropout = Dropout(hk.next_rng_key(), self._dropout_prob)
+    read = query_chunks.read(
+      inputs,
+      query,
+      self._input_parameters(inputs.num_channels, norm),
+      None if input_mask is None else jnp.asarray(input_mask),
+      dropout,
+    )
+    if query_mask is not None:
+      read = jnp.where(jnp.asarray(query_mask)[:, :, None], read, 0)
+    return linear(queries.shape[-1], name='output')(read)
+
+  @hk.transparent
+  def _input_parameters(
+    self, num_channels: int, norm: NormParameters
+  ) -> InputParameters:
+    return InputParameters(
+      *norm,
+      *_LinearParameters('key')(num_channels, self._qk_channels),
+      *_LinearParameters('value')(num_channels, self._v_channels),
+    )
+
+
+class InputNorm(hk.Module):
+  """The parameters of a layer norm that the reader of the inputs applies."""
+
+  def __call__(self, num_channels: int) -> NormParameters:
+    return NormParameters(
+      hk.get_parameter('scale', [num_channels], init=jnp.ones),
+      hk.get_parameter('offset', [num_channels], init=jnp.zeros),
+    )
+
+
+class _LinearParameters(hk.Module):
+  """The parameters of a linear layer that is applied elsewhere."""
+
+  def __call__(self, num_inputs: int, num_outputs: int) -> tuple[Array, Array]:
+    shape = [num_inputs, num_outputs]
+    return (
+      hk.get_parameter('w', shape, init=linear_init()),
+      hk.get_parameter('b', [num_outputs], init=jnp.zeros),
+    )
