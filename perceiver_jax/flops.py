@@ -8,7 +8,8 @@ import jax
 from jax.extend.core import Jaxpr
 
 from perceiver_jax.build import build_with_state
-from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.model import AttentionDecoder, PerceiverConfig
+from perceiver_jax.nn.cross_attention import Algorithm
 
 
 def count_params(config: PerceiverConfig) -> int:
@@ -46,6 +47,11 @@ def _as_published(config: PerceiverConfig) -> PerceiverConfig:
   """Returns the config with the published algorithm, quick to trace."""
   config = config.copy()
   config.unroll = False
+  # Cross-attends that share weights would project the inputs only once.
+  config.share_cross_attends = False
+  config.cross_attend.algorithm = Algorithm.PLAIN
+  if isinstance(config.decoder, AttentionDecoder):
+    config.decoder.cross_attend.algorithm = Algorithm.PLAIN
   return config
 
 

@@ -7,6 +7,7 @@ from perceiver_jax import flops
 from perceiver_jax.modalities.image import FourierPositions, ImageInput
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.nn.cross_attention import Algorithm
 
 _SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
 _PRODUCT = 2 * 8**3
@@ -74,6 +75,16 @@ def test_grouped_convolution_counts_its_own_inputs_only():
     )
 
   assert _count(convolve, images, kernel) == 2 * 8 * 8 * 6 * 3 * 3 * 2
+
+
+@pytest.mark.parametrize('algorithm', Algorithm)
+def test_flops_are_those_of_the_published_algorithm(algorithm):
+  images = jnp.zeros((1, 8, 8, 3))
+  config = _tiny()
+  config.cross_attend.algorithm = Algorithm.PLAIN
+  published = perceiver_jax.count_flops(config, images)
+  config.cross_attend.algorithm = algorithm
+  assert perceiver_jax.count_flops(config, images) == published
 
 
 def test_flops_grow_with_the_batch_and_not_with_unrolling():

@@ -27,6 +27,7 @@ from perceiver_jax.model import (
   PerceiverConfig,
 )
 from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
+from perceiver_jax.nn.cross_attention import Algorithm
 from perceiver_jax.weights.deepmind import from_deepmind, to_deepmind
 
 _DIRECTORY = pathlib.Path(__file__).parent / 'parity'
@@ -40,6 +41,8 @@ def _config(num_blocks, inputs, **fields):
     latent_channels=16,
     num_blocks=num_blocks,
     num_self_attends_per_block=2,
+    # As published; that the others compute the same is another test.
+    cross_attend=CrossAttendConfig(algorithm=Algorithm.PLAIN),
     self_attend=SelfAttendConfig(num_heads=4),
     **fields,
   )
