@@ -1,8 +1,11 @@
 """Trains, evaluates or checks what a config describes.
 
-  python train.py --config=configs/digits.py --workdir=runs/digits
+Every field of the config is a flag:
+
   python train.py --config=configs/digits.py:io --workdir=runs/digits_io \
     --config.optimizer.schedule.learning_rate=1e-3
+
+A directory that holds a checkpoint of the same model is gone on with.
 """
 
 import json

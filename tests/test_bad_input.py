@@ -1,0 +1,130 @@
+"""Bad input to the model: each error names subject, rule and value."""
+
+import jax
+import numpy as np
+import pytest
+
+import perceiver_jax
+from perceiver_jax.modalities.image import (
+  Combine,
+  ConvEmbedding,
+  FourierPositions,
+  ImageInput,
+  LearnedPositions,
+  PatchEmbedding,
+)
+from perceiver_jax.modalities.label import LabelOutput
+from perceiver_jax.model import AverageDecoder, PerceiverConfig
+from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
+
+IMAGES = np.zeros((2, 8, 8, 3), np.float32)
+RNG = jax.random.key(0)
+
+
+def _config(**changes):
+  fields = {
+    'inputs': ImageInput(positions=FourierPositions(num_bands=2)),
+    'outputs': LabelOutput(num_classes=5),
+    'num_latents': 4,
+    'latent_channels': 8,
+    'num_blocks': 2,
+    'num_self_attends_per_block': 1,
+    'self_attend': SelfAttendConfig(num_heads=2),
+    'decoder': AverageDecoder(),
+  }
+  return PerceiverConfig(**(fields | changes))
+
+
+def _apply(config, images=IMAGES, **kwargs):
+  perceiver = perceiver_jax.build(config)
+  params = perceiver.init(RNG, IMAGES)
+  return perceiver.apply(params, None, images, **kwargs)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (
+      {'self_attend': SelfAttendConfig(num_heads=3)},
+      'qk_channels must be a positive multiple of num_heads 3, got 8',
+    ),
+    (
+      {'cross_attend': CrossAttendConfig(num_heads=2)},
+      'qk_channels must be a positive multiple of num_heads 2, got 13',
+    ),
+    (
+      {'cross_attend': CrossAttendConfig(num_heads=2, qk_channels=4,
+                                         v_channels=5)},
+      'v_channels must be a positive multiple of num_heads 2, got 5',
+    ),
+    (
+      {'num_cross_attends': 2, 'num_blocks': 3},
+      'num_blocks must be divisible by num_cross_attends 2.* got 3',
+    ),
+    ({'num_latents': 0}, 'num_latents must be at least 1, got 0'),
+    (
+      {'self_attend': SelfAttendConfig(num_heads=0)},
+      'num_heads must be at least 1, got 0',
+    ),
+    (
+      {'self_attend': SelfAttendConfig(dropout_prob=1.0)},
+      r'dropout_prob must be in \[0, 1\), got 1.0',
+    ),
+    ({'outputs': LabelOutput(num_classes=0)}, 'num_classes must be at least 1'),
+    (
+      {'inputs': ImageInput(combine=Combine.ADD)},
+      'must have 3 channels like the content, got 258; set position_proj',
+    ),
+    (
+      {'inputs': ImageInput(positions=None, position_projection=4)},
+      'position_projection must be None without positions, got 4',
+    ),
+    (
+      {'inputs': ImageInput(embedding=ConvEmbedding())},
+      'ImageInput with batch normalisation; use build_with_state',
+    ),
+  ],
+)  # fmt: skip
+def test_inconsistent_config_is_refused_by_build(changes, message):
+  with pytest.raises(ValueError, match=message):
+    perceiver_jax.build(_config(**changes))
+
+
+@pytest.mark.parametrize(
+  'shape', [(2, 8, 8), (2, 8, 8, 4), (8, 8, 3), (2, 1, 8, 8, 3)]
+)
+def test_images_of_a_wrong_shape_are_refused(shape):
+  with pytest.raises(ValueError, match=r'must have shape \[B, Y, X, 3\]'):
+    _apply(_config(), np.zeros(shape, np.float32))
+
+
+def test_images_of_integers_are_refused():
+  with pytest.raises(TypeError, match='floating point.*got uint8'):
+    _apply(_config(), np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_patches_must_divide_the_image():
+  inputs = ImageInput(embedding=PatchEmbedding(patch_size=(3, 4)))
+  with pytest.raises(ValueError, match=r'divide the axes \(8, 8\), got \(3, 4'):
+    _apply(_config(inputs=inputs))
+
+
+def test_learned_positions_must_have_the_grid_of_the_image():
+  inputs = ImageInput(positions=LearnedPositions(grid=(7, 8)))
+  with pytest.raises(ValueError, match=r'must be \(7, 8\).*got \(8, 8\)'):
+    _apply(_config(inputs=inputs))
+
+
+def test_masks_of_a_wrong_shape_are_refused():
+  with pytest.raises(ValueError, match=r'\[B, M\] = \[2, 64\], got \[2, 63\]'):
+    _apply(_config(), input_mask=np.ones((2, 63), bool))
+
+
+def test_training_without_an_rng_is_refused():
+  with pytest.raises(ValueError, match='rng must be a key if is_training'):
+    _apply(_config(), is_training=True)
+
+
+def test_queries_are_refused_where_none_are_asked():
+  with pytest.raises(ValueError, match='must be None with an AverageDecoder'):
+    _apply(_config(), query_mask=np.ones((2, 1), bool))

@@ -1,0 +1,74 @@
+"""Every command and every line of Python in the README runs."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+
+COMMANDS = [
+  command.strip()
+  for block in re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
+  for line in block.splitlines()
+  for command in line.split('&&')
+]
+TRAIN_COMMANDS = [c for c in COMMANDS if c.startswith('python train.py')]
+
+
+def _run(command, tmp_path):
+  """Runs `python ...` in a directory that has what the command names."""
+  for name in ('configs', 'train.py'):
+    if not (tmp_path / name).exists():
+      (tmp_path / name).symlink_to(ROOT / name)
+  arguments = shlex.split(command)
+  assert arguments[0] == 'python'
+  return subprocess.run(
+    [sys.executable, *arguments[1:]],
+    cwd=tmp_path,
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
+
+
+def test_readme_has_the_commands_that_ci_runs():
+  installs = [c for c in COMMANDS if not c.startswith('python train.py')]
+  assert installs == [
+    "pip install -e '.[train]'",
+    "pip install -e '.[test]'",
+    'pytest',
+  ]
+  ci = (ROOT / '.ci' / 'run').read_text()
+  assert "-e '.[test]'" in ci
+  assert '\npytest\n' in ci
+
+
+def test_short_train_commands_of_the_readme_run(tmp_path):
+  short = TRAIN_COMMANDS[1:]
+  assert len(short) == 3
+  outputs = [_run(command, tmp_path) for command in short]
+  assert '"step": 200' in outputs[0]
+  assert 'parameters' in outputs[1]
+  assert outputs[2] == outputs[0]
+
+
+@pytest.mark.slow
+def test_first_command_of_the_readme_learns_the_digits(tmp_path):
+  output = _run(TRAIN_COMMANDS[0], tmp_path)
+  accuracy = float(re.search(r'"top_1_accuracy": ([0-9.]+)', output)[1])
+  assert accuracy >= 0.97
+  assert (tmp_path / 'runs/digits/curves.png').stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_python_of_the_readme_runs_at_full_size():
+  blocks = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+  names = {}
+  for block in blocks:
+    exec(block, names)
+  assert names['logits'].shape == (1, 1000)
