@@ -13,13 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from perceiver_jax import xla_flags
+from perceiver_jax.training import command_line
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'FILE.py or FILE.py:VARIANT, with a function get_config.'
-)
+_CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory of checkpoints, metrics and pictures.'
 )
@@ -35,28 +33,33 @@ _MODE = flags.DEFINE_enum(
 
 def main(argv: Sequence[str]) -> None:
   """Runs one job; errors of the user end it with a line, not a traceback."""
-  if len(argv) > 1:
-    raise app.UsageError(f'every argument must be a flag, got {argv[1:]}.')
-  if _MODE.value != 'dry_run' and not _WORKDIR.value:
-    raise app.UsageError(f'--mode={_MODE.value} must be given a --workdir.')
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
+  try:
+    print(_run(argv[1:]))
+  except (ValueError, OSError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
+def _run(arguments: Sequence[str]) -> str:
+  """Returns what the job has to say: a summary or a line of JSON."""
+  if arguments:
+    raise ValueError(f'every argument must be a flag, got {arguments}.')
+  if _MODE.value != 'dry_run' and not _WORKDIR.value:
+    raise ValueError(
+      f'--workdir must be given with --mode={_MODE.value}, got '
+      f'{_WORKDIR.value!r}.'
+    )
   xla_flags.set_cpu_flags()
 
   # What starts JAX comes after the flags of its compiler.
   from perceiver_jax.training import dry_run, loop
 
-  config = _CONFIG.value
-  try:
-    if _MODE.value == 'dry_run':
-      print(dry_run.dry_run(config))
-    else:
-      run = {'train': loop.train, 'eval': loop.evaluate}[_MODE.value]
-      print(json.dumps(run(config, _WORKDIR.value)))
-  except (ValueError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  if _MODE.value == 'dry_run':
+    return dry_run.dry_run(_CONFIG.value)
+  run = {'train': loop.train, 'eval': loop.evaluate}[_MODE.value]
+  return json.dumps(run(_CONFIG.value, _WORKDIR.value))
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -22,6 +22,8 @@ from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.optimizers import AdamW
 from perceiver_jax.training.schedules import Cosine
 
+VARIANTS = ('', 'io', 'permuted', 'debug')
+
 
 def get_config(variant: str = '') -> TrainConfig:
   config = TrainConfig(
@@ -63,6 +65,6 @@ def get_config(variant: str = '') -> TrainConfig:
       config.checkpoint.every_steps = 2
     case _:
       raise ValueError(
-        f"the variant must be one of '', io, permuted, debug, got {variant!r}."
+        f'the variant must be one of {VARIANTS}, got {variant!r}.'
       )
   return config

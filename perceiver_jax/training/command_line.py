@@ -1,0 +1,111 @@
+"""The config as a flag: from the command line to a `TrainConfig`."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
+
+from perceiver_jax.training.config import TrainConfig
+
+_CONFIG = 'config'
+_MODULE = f'{_CONFIG}_config'  # What ml_collections calls the loaded file.
+
+
+class _OrNone(flags.ArgumentParser):
+  """Reads `None` too; the config itself refuses it where it may not be."""
+
+  def __init__(self, parser: flags.ArgumentParser) -> None:
+    self._parser = parser
+    self.syntactic_help = parser.syntactic_help
+
+  def parse(self, argument: Any) -> Any:
+    if argument in (None, 'None', 'none'):
+      return None
+    return self._parser.parse(argument)
+
+  def flag_type(self) -> str:
+    return self._parser.flag_type()
+
+
+def define_config(
+  flag_values: flags.FlagValues = flags.FLAGS,
+  argv: Sequence[str] | None = None,
+) -> flags.FlagHolder[TrainConfig]:
+  """Defines `--config=FILE.py:VARIANT`, and a flag for each of its fields.
+
+  Args:
+    flag_values: where to define them.
+    argv: the arguments that will be parsed; None for those of the program.
+  """
+  for field_type, parser in {
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    str: flags.ArgumentParser(),
+    tuple: tuple_parser.TupleParser(),
+  }.items():
+    config_flags.register_flag_parser_for_type(field_type, _OrNone(parser))
+  holder = config_flags.DEFINE_config_file(
+    _CONFIG,
+    None,
+    'FILE.py or FILE.py:VARIANT, with a function get_config.',
+    flag_values=flag_values,
+    sys_argv=None if argv is None else list(argv),
+  )
+  flags.mark_flag_as_required(_CONFIG, flag_values)
+  return holder
+
+
+def parse_flags(
+  argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
+  """Parses flags; the flags parser of `app.run`.
+
+  Args:
+    argv: the program and its arguments.
+    flag_values: where the flags are defined.
+
+  Returns:
+    The program and the arguments that are no flags.
+
+  Raises:
+    SystemExit: a flag or the config is wrong; it holds one line that says what.
+  """
+  try:
+    arguments = flag_values(argv)
+    _check(flag_values[_CONFIG].value)
+  except Exception as error:  # A config file may raise anything.
+    sys.exit(_line(error))
+  return arguments
+
+
+def _check(config: Any) -> None:
+  # Looking is what makes ml_collections say that it could not read the file.
+  is_config = hasattr(config, 'validate') and isinstance(config, TrainConfig)
+  if not is_config:
+    raise TypeError(
+      f'get_config() must return a TrainConfig, got {type(config).__name__}.'
+    )
+
+
+def _line(error: BaseException) -> str:
+  """Says what is wrong, and on which line if it is in the config file."""
+  if isinstance(error, AttributeError) and error.name == 'get_config':
+    return (
+      'AttributeError: a config file must define get_config(), got '
+      f'{error.obj.__file__} without it.'
+    )
+  place, cause = '', error
+  while cause is not None:
+    for frame, number in traceback.walk_tb(cause.__traceback__):
+      if frame.f_globals.get('__name__') == _MODULE:
+        place = f'{frame.f_code.co_filename}, line {number}: '
+        error = cause
+    cause = cause.__context__
+  message = str(error.args[0]) if error.args else ''
+  # ml_collections puts a traceback before some messages.
+  lines = message.strip().splitlines() or ['']
+  return f'{place}{type(error).__name__}: {lines[-1].strip()}'

@@ -1,0 +1,274 @@
+"""The command line: every field is a flag, every mistake is one line."""
+
+import dataclasses
+import enum
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from perceiver_jax.config import Config, from_json
+from perceiver_jax.training import command_line, loop
+from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training.dry_run import dry_run
+from perceiver_jax.training.metrics import read_metrics
+
+# How ml_collections loads a file.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG_FILES = sorted(ROOT.glob('configs/*.py'))
+DIGITS = ROOT / 'configs' / 'digits.py'
+
+
+def _variants(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.VARIANTS
+
+
+CONFIGS = [
+  f'{path.relative_to(ROOT)}:{variant}'.removesuffix(':')
+  for path in CONFIG_FILES
+  for variant in _variants(path)
+]
+every_config = pytest.mark.parametrize('config', CONFIGS)
+
+
+def _load(*arguments) -> TrainConfig:
+  """Returns the config as `train.py` would get it."""
+  # The import system would run a second file in the namespace of the first.
+  sys.modules.pop('config_config', None)
+  argv = ['train.py', *arguments]
+  flag_values = flags.FlagValues()
+  config = command_line.define_config(flag_values, argv)
+  assert command_line.parse_flags(argv, flag_values) == ['train.py']
+  return config.value
+
+
+def _error(*arguments) -> str:
+  with pytest.raises(SystemExit) as error:
+    _load(*arguments)
+  line = error.value.code
+  assert isinstance(line, str) and '\n' not in line
+  return line
+
+
+def _train(*arguments, num_devices=1):
+  device_flag = f'--xla_force_host_platform_device_count={num_devices}'
+  xla_flags = f'{os.environ.get("XLA_FLAGS", "")} {device_flag}'
+  return subprocess.run(
+    [sys.executable, 'train.py', *arguments],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': xla_flags},
+    capture_output=True,
+    text=True,
+    timeout=170,
+    check=False,
+  )
+
+
+def _annotation(config: Config, path: str):
+  *parents, name = path.split('.')
+  holder = functools.reduce(getattr, parents, config)
+  (kind,) = [f.type for f in dataclasses.fields(holder) if f.name == name]
+  return kind
+
+
+def _text(value) -> str:
+  return value.name if isinstance(value, enum.Enum) else str(value)
+
+
+def _other(value, annotation):
+  """Returns another value of the type of a field."""
+  if value is None:
+    (annotation,) = set(annotation.__args__) - {type(None)}
+    if getattr(annotation, '__origin__', None) is tuple:
+      return tuple(kind(3) for kind in annotation.__args__)
+    return annotation(3)
+  if isinstance(value, bool):
+    return not value
+  if isinstance(value, enum.Enum):
+    return next(member for member in type(value) if member is not value)
+  if isinstance(value, str):
+    return f'other_{value}'
+  if isinstance(value, tuple):
+    return tuple(_other(item, type(item)) for item in value) or (3.0,)
+  return value + 1
+
+
+def _is_optional(annotation) -> bool:
+  return type(None) in getattr(annotation, '__args__', ())
+
+
+@every_config
+def test_every_leaf_can_be_set_to_its_own_value(config):
+  expected = _load(f'--config={config}')
+  values = [
+    f'--config.{path}={_text(value)}' for path, value in expected.leaves()
+  ]
+  assert _load(f'--config={config}', *values) == expected
+
+
+@every_config
+def test_every_leaf_can_be_set_to_another_value(config):
+  original = _load(f'--config={config}')
+  for path, value in original.leaves():
+    other = _other(value, _annotation(original, path))
+    changed = _load(f'--config={config}', f'--config.{path}={_text(other)}')
+    leaves = dict(original.leaves())
+    assert dict(changed.leaves()) == leaves | {path: other}, path
+
+
+@every_config
+def test_every_leaf_that_may_be_none_can_be_set_to_none(config):
+  original = _load(f'--config={config}')
+  for path, value in original.leaves():
+    annotation = _annotation(original, path)
+    if not _is_optional(annotation):
+      line = _error(f'--config={config}', f'--config.{path}=None')
+      assert 'None' in line, path
+    elif value is not None:
+      changed = _load(f'--config={config}', f'--config.{path}=None')
+      assert dict(changed.leaves())[path] is None, path
+
+
+@every_config
+def test_config_validates_freezes_and_travels_through_json(config):
+  loaded = _load(f'--config={config}')
+  loaded.validate()
+  assert from_json(loaded.freeze().to_json()) == loaded
+
+
+@pytest.mark.parametrize('path', CONFIG_FILES, ids=lambda path: path.stem)
+def test_config_has_a_default_and_a_debug_variant(path):
+  assert {'', 'debug'} <= set(_variants(path))
+
+
+@every_config
+def test_config_runs_dry(config, digits_dir):
+  summary = dry_run(
+    _load(f'--config={config}', f'--config.data.data_dir={digits_dir}')
+  )
+  for line in ('parameters', 'forward FLOPs', 'saved activations', 'epochs)'):
+    assert line in summary
+
+
+@pytest.mark.parametrize(
+  ('argument', 'parts'),
+  [
+    ('model.num_latentz=3', ['num_latentz', 'PerceiverConfig', 'num_latents,']),
+    ('modle.num_latents=3', ['modle', 'TrainConfig', 'model,']),
+    ('model.num_latents=x', ['--config.model.num_latents=x', 'int', "'x'"]),
+    ('model.num_latents=3.5', ['--config.model.num_latents', 'int', "'3.5'"]),
+    ('model.num_latents=None', ['PerceiverConfig.num_latents', 'int', 'None']),
+    ('model.unroll=maybe', ['model.unroll', 'boolean', "'maybe'"]),
+    ('model.precision=FLOAT33', ['model.precision=FLOAT33', 'bfloat16']),
+    ('task.image_mean=grey', ['image_mean[0]', 'float', "'grey'"]),
+    (
+      'model.inputs.positions.max_resolution=(3,4,5)',
+      ['FourierPositions.max_resolution', '2 items', '(3, 4, 5)'],
+    ),
+  ],
+)
+def test_flag_that_does_not_fit_the_config_is_one_line(argument, parts):
+  line = _error(f'--config={DIGITS}', f'--config.{argument}')
+  assert all(part in line for part in parts), line
+
+
+def test_config_file_must_exist():
+  assert "No such file or directory: 'nope.py'" in _error('--config=nope.py')
+  line = _error('--config=nope.py', '--config.seed=1')
+  assert "No such file or directory: 'nope.py'" in line
+  assert '--config must have a value' in _error()
+
+
+def test_variant_must_be_one_of_the_file():
+  line = _error(f'--config={DIGITS}:nope')
+  assert 'digits.py, line' in line
+  assert "must be one of ('', 'io'" in line and "got 'nope'" in line
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('seed = 3\n', 'must define get_config(), got {path} without it'),
+    ('get_config = lambda: 3\n', 'must return a TrainConfig, got int'),
+    ('\nimport nope\n', '{path}, line 2: ModuleNotFoundError: No module named'),
+    (
+      'from perceiver_jax.model import PerceiverConfig\n'
+      'def get_config():\n'
+      '  return PerceiverConfig(num_latentz=3)\n',
+      "{path}, line 3: AttributeError: PerceiverConfig has no field 'num_lat",
+    ),
+  ],
+)
+def test_mistake_in_a_config_file_is_one_line_with_its_place(
+  tmp_path, text, message
+):
+  path = tmp_path / 'mistaken.py'
+  path.write_text(text)
+  assert message.format(path=path) in _error(f'--config={path}')
+
+
+def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
+  job = [
+    '--config=configs/digits.py:debug',
+    f'--config.data.data_dir={digits_dir}',
+    '--config.model.num_latents=4',
+    '--config.model.latent_channels=8',
+    f'--workdir={tmp_path}/run',
+  ]
+  trained = _train(*job)
+  assert trained.returncode == 0, trained.stderr
+  evaluated = _train(*job, '--mode=eval')
+  assert evaluated.returncode == 0, evaluated.stderr
+
+  lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
+  assert [(line['step'], line['split']) for line in lines] == [
+    (1, 'train'), (2, 'train'), (3, 'train'), (4, 'train'), (4, 'test'),
+  ]  # fmt: skip
+  last = {k: v for k, v in lines[-1].items() if k != 'split'}
+  assert json.loads(trained.stdout) == last
+  assert json.loads(evaluated.stdout) == last
+  config = from_json((tmp_path / 'run' / 'config.json').read_text())
+  assert config.model.num_latents == 4
+  png = (tmp_path / 'run' / 'curves.png').read_bytes()
+  assert png.startswith(b'\x89PNG')
+  steps = {path.name for path in (tmp_path / 'run' / 'checkpoints').iterdir()}
+  assert {'2', '4'} <= steps
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config.modell.num_latents=3'], 'modell'),
+    (['--mode=train'], 'ValueError: --workdir must be given with --mode=train'),
+    (
+      ['--mode=dry_run', '--config.data.batch_size=60'],
+      'ValueError: batch_size must be divisible by the 8 devices, got 60.\n',
+    ),
+    (['--workdir=/dev/null/run'], 'got /dev/null/run: Not a directory.\n'),
+  ],
+)
+def test_mistake_ends_the_program_with_one_line(arguments, message):
+  ended = _train(f'--config={DIGITS}', *arguments, num_devices=8)
+  assert ended.returncode == 1
+  assert ended.stdout == ''
+  assert message in ended.stderr
+  assert ended.stderr.count('\n') == 1, ended.stderr
+
+
+def test_evaluation_needs_a_checkpoint(tmp_path, digits_dir):
+  config = _load(f'--config={DIGITS}', f'--config.data.data_dir={digits_dir}')
+  for workdir in (tmp_path, tmp_path / 'nope'):
+    with pytest.raises(ValueError, match=r'must hold a checkpoint.*none'):
+      loop.evaluate(config.copy(), workdir)
+  assert not (tmp_path / 'nope').exists()
