@@ -8,6 +8,7 @@ Letters follow the papers (arXiv 2103.03206, 2107.14795):
   N  latents                   F  features per head
   D  channels of a latent      V  classes or vocabulary
   T Y X  axes of a video: time, rows, columns (an image has Y X)
+  S  samples of audio
 
 Nouns: *inputs* come in, a modality turns them into *tokens*, the *latents* read
 the tokens, *queries* read the latents, and a modality turns what they read into
@@ -27,6 +28,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 AnyArray = jax.Array | np.ndarray
 
 Images = Num[AnyArray, 'B Y X C']
+Videos = Num[AnyArray, 'B T Y X C']
+Audio = Num[AnyArray, 'B S C']
 Latents = Float[Array, 'B N D']
 InputMask = Bool[AnyArray, 'B M']
 QueryMask = Bool[AnyArray, 'B O']

@@ -1,0 +1,230 @@
+"""Tokens on a grid of any number of axes, and where on it a token is.
+
+Images, videos, audio and spectrograms share this file.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Sequence
+
+import haiku as hk
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from perceiver_jax.arrays import AnyArray
+from perceiver_jax.config import Config
+from perceiver_jax.modalities.base import InputConfig
+from perceiver_jax.nn import positions
+from perceiver_jax.nn.positions import GridSpan
+from perceiver_jax.nn.tokens import AxisFeatures, Tokens
+
+
+class FourierPositions(Config):
+  """Fourier features of the position on the grid; the grid may have any size.
+
+  Attributes:
+    num_bands: number K of frequencies along each axis.
+    max_resolution: for each axis, twice its highest frequency. None: the size
+      of the grid at hand, so that it is the Nyquist frequency.
+  """
+
+  num_bands: int = 64
+  max_resolution: tuple[float, ...] | None = None
+
+  def channels(self, num_axes: int) -> int:
+    """Returns the number of features on a grid of so many axes."""
+    return num_axes * (2 * self.num_bands + 1)
+
+  def validate_axes(self, num_axes: int) -> None:
+    """Checks that the features are for a grid of so many axes."""
+    if self.num_bands < 1:
+      raise ValueError(f'num_bands must be at least 1, got {self.num_bands}.')
+    if self.max_resolution and len(self.max_resolution) != num_axes:
+      raise ValueError(
+        f'max_resolution must have {num_axes} numbers, one for each axis, got '
+        f'{self.max_resolution}.'
+      )
+
+  def __call__(self, axes: Sequence[int]) -> tuple[AxisFeatures, ...]:
+    """Returns the features of all elements of a grid, axis by axis."""
+    return tuple(
+      AxisFeatures(table, axis)
+      for axis, table in self._tables(axes, GridSpan.INCLUSIVE)
+    )
+
+  def at(
+    self, indices: Int[AnyArray, '*points'], axes: Sequence[int], span: GridSpan
+  ) -> Float[Array, '*points F']:
+    """Returns the features of some elements of a grid.
+
+    Args:
+      indices: of the elements, the last axis running fastest; one outside of
+        the grid gets NaN.
+      axes: sizes of the grid.
+      span: which coordinates the elements have.
+    """
+    indices = jnp.asarray(indices)
+    coordinates = []
+    for size in reversed(axes[1:]):
+      coordinates.append(indices % size)
+      indices = indices // size
+    # What is outside of the grid is outside of its first axis.
+    coordinates = [indices, *reversed(coordinates)]
+    return jnp.concatenate(
+      [
+        jnp.asarray(table)
+        .at[coordinates[axis]]
+        .get(mode='fill', fill_value=np.nan)
+        for axis, table in self._tables(axes, span)
+      ],
+      axis=-1,
+    )
+
+  def _tables(
+    self, axes: Sequence[int], span: GridSpan
+  ) -> list[tuple[int, np.ndarray]]:
+    """Returns pairs of an axis and float32 features along it, in order."""
+    resolution = self.max_resolution or axes
+    parts = [
+      positions.fourier_features(
+        positions.grid_coordinates(size, span)[:, None],
+        self.num_bands,
+        (highest,),
+      )
+      for size, highest in zip(axes, resolution, strict=True)
+    ]
+    # The published order: all coordinates, then all sines, then all cosines.
+    return [
+      (axis, part[kind].astype(np.float32))
+      for kind in range(3)
+      for axis, part in enumerate(parts)
+    ]
+
+
+class LearnedPositions(Config):
+  """A learned table with a row for each token of a grid of one fixed size.
+
+  Attributes:
+    grid: numbers of tokens along the axes.
+    num_channels: channels of a row.
+    init_scale: standard deviation of the truncated normal it starts from.
+  """
+
+  grid: tuple[int, ...] = (224, 224)
+  num_channels: int = 256
+  init_scale: float = 0.02
+
+  def channels(self, num_axes: int) -> int:
+    """Returns the number of features, whatever the number of axes."""
+    del num_axes
+    return self.num_channels
+
+  def validate_axes(self, num_axes: int) -> None:
+    """Checks that the table is for a grid of so many axes."""
+    if len(self.grid) != num_axes:
+      raise ValueError(
+        f'the grid of learned positions must have {num_axes} axes, got '
+        f'{self.grid}.'
+      )
+
+  def __call__(self, axes: Sequence[int]) -> tuple[Array]:
+    if tuple(axes) != self.grid:
+      raise ValueError(
+        f'the grid of tokens must be {self.grid}, the grid of the learned '
+        f'positions, got {tuple(axes)}.'
+      )
+    table = positions.learned_positions(
+      math.prod(axes), self.num_channels, self.init_scale, 'positions'
+    )
+    return (table,)
+
+
+Positions = FourierPositions | LearnedPositions
+
+
+class Combine(enum.Enum):
+  """How position features join the content of a token."""
+
+  CONCATENATE = enum.auto()
+  ADD = enum.auto()
+
+
+class GridInput(InputConfig):
+  """What the inputs on a grid have in common.
+
+  A subclass has the class attribute `num_axes` and the property
+  `content_channels`.
+
+  Attributes:
+    positions: position features; None: the tokens are an unordered set.
+    position_projection: channels to project the position features to by a
+      learned linear layer; None: not projected.
+    combine: whether positions are concatenated to the content or added to it;
+      adding needs as many channels.
+  """
+
+  positions: Positions | None = dataclasses.field(
+    default_factory=FourierPositions
+  )
+  position_projection: int | None = None
+  combine: Combine = Combine.CONCATENATE
+
+  num_axes = 0
+
+  @property
+  def content_channels(self) -> int:
+    """Channels of a token without its position."""
+    raise TypeError(f'{type(self).__name__} must define content_channels.')
+
+  @property
+  def num_channels(self) -> int:
+    if self.combine is Combine.ADD:
+      return self.content_channels
+    return self.content_channels + self.num_position_channels
+
+  @property
+  def num_position_channels(self) -> int:
+    """Channels of the position features, projected if they are."""
+    if self.positions is None:
+      return 0
+    return self.position_projection or self.positions.channels(self.num_axes)
+
+  def example_grid(self) -> tuple[int, ...]:
+    """Returns the sizes of the smallest grid of tokens that is valid."""
+    if isinstance(self.positions, LearnedPositions):
+      return self.positions.grid
+    return (1,) * self.num_axes
+
+  def validate(self) -> None:
+    super().validate()
+    if self.positions is not None:
+      self.positions.validate_axes(self.num_axes)
+    content, position = self.content_channels, self.num_position_channels
+    if self.combine is Combine.ADD and position not in (0, content):
+      raise ValueError(
+        f'positions that are added must have {content} channels like the '
+        f'content, got {position}; set position_projection.'
+      )
+    if self.positions is None and self.position_projection is not None:
+      raise ValueError(
+        'position_projection must be None without positions, '
+        f'got {self.position_projection}.'
+      )
+
+  def place(self, content: Float[Array, 'B *axes C']) -> Tokens:
+    """Joins positions to content; parameters go to the current module."""
+    if self.positions is None:
+      return Tokens(content)
+    axes = content.shape[1:-1]
+    # A batch of one, without content, multiplies the positions out.
+    empty = jnp.zeros((1, *axes, 0), content.dtype)
+    entries = self.positions(axes)
+    if self.position_projection is not None:
+      project = hk.Linear(self.position_projection, name='projection')
+      entries = (project(Tokens(empty, entries).dense()[0]),)
+    if self.combine is Combine.CONCATENATE:
+      return Tokens(content, entries)
+    dense = Tokens(empty, entries).dense()
+    return Tokens(content + dense.reshape(1, *axes, -1))
