@@ -1,0 +1,92 @@
+"""Clouds of points as inputs: Fourier features of measured coordinates."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from perceiver_jax.arrays import AnyArray
+from perceiver_jax.modalities.base import InputConfig
+from perceiver_jax.nn.positions import fourier_features_of_data
+from perceiver_jax.nn.tokens import Tokens
+
+
+class PointsInput(InputConfig):
+  """Points [B, M, 3 + F] as inputs: coordinates in [-1, 1], then features.
+
+  Coordinates are data, so their Fourier features are computed on device, in
+  float32 at any precision of the model. Clouds of different sizes are padded
+  with any finite numbers and told apart by `input_mask`.
+
+  Attributes:
+    num_coordinates: of a point.
+    num_features: number F of further channels of a point, such as colours.
+    num_bands: number K of frequencies of each coordinate, from 1 to
+      `max_frequency`.
+    max_frequency: the highest one, in half periods per unit. Of points that
+      lie h apart, 1/h is the Nyquist frequency.
+  """
+
+  num_coordinates: int = 3
+  num_features: int = 0
+  num_bands: int = 64
+  max_frequency: float = 1120.0
+
+  @property
+  def num_channels(self) -> int:
+    return self.num_features + self.num_coordinates * (2 * self.num_bands + 1)
+
+  def example(self) -> jax.ShapeDtypeStruct:
+    shape = (1, 1, self.num_coordinates + self.num_features)
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  def validate(self) -> None:
+    super().validate()
+    for name in ('num_coordinates', 'num_bands'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} must be at least 1, got {getattr(self, name)}.'
+        )
+    if self.num_features < 0:
+      raise ValueError(
+        f'num_features must not be negative, got {self.num_features}.'
+      )
+    if self.max_frequency < 1.0:
+      raise ValueError(
+        f'max_frequency must be at least 1, got {self.max_frequency}.'
+      )
+
+  def make(self, name: str) -> 'PointsModality':
+    return PointsModality(self, name=name)
+
+
+class PointsModality(hk.Module):
+  """Turns points into tokens; see `PointsInput`."""
+
+  def __init__(self, config: PointsInput, name: str | None = None):
+    super().__init__(name)
+    self._config = config
+
+  def __call__(
+    self, inputs: Float[AnyArray, 'B M K'], *, is_training: bool
+  ) -> Tokens:
+    del is_training
+    config = self._config
+    points = self._checked(inputs)
+    coordinates, features = jnp.split(points, [config.num_coordinates], axis=-1)
+    positions = fourier_features_of_data(
+      coordinates, config.num_bands, config.max_frequency
+    )
+    return Tokens(jnp.concatenate([features, positions], axis=-1))
+
+  def _checked(self, points: Float[AnyArray, 'B M K']) -> Array:
+    config = self._config
+    channels = config.num_coordinates + config.num_features
+    if points.ndim != 3 or points.shape[-1] != channels or not points.shape[1]:
+      raise ValueError(
+        f'points must have shape [B, M, {channels}] with M at least 1, '
+        f'got {list(points.shape)}.'
+      )
+    if not jnp.issubdtype(points.dtype, jnp.floating):
+      raise TypeError(f'points must be floating point, got {points.dtype}.')
+    return jnp.asarray(points)

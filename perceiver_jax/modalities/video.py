@@ -1,0 +1,85 @@
+"""Videos as inputs in space-time patches, and as outputs pixel by pixel."""
+
+import math
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from perceiver_jax.arrays import Videos
+from perceiver_jax.modalities.grid import GridInput
+from perceiver_jax.nn import resample
+from perceiver_jax.nn.tokens import Tokens
+
+
+class VideoInput(GridInput):
+  """Videos [B, T, Y, X, C], floating point, as inputs.
+
+  Attributes:
+    video_channels: colours of a pixel.
+    patch_size: frames, rows and columns of a patch, which is a token; must
+      divide the video. (1, 1, 1): every pixel is a token.
+    embedding_channels: of a linear projection of the patch; None: not
+      projected.
+  """
+
+  video_channels: int = 3
+  patch_size: tuple[int, int, int] = (2, 8, 8)
+  embedding_channels: int | None = None
+
+  num_axes = 3
+
+  @property
+  def content_channels(self) -> int:
+    patch = math.prod(self.patch_size) * self.video_channels
+    return self.embedding_channels or patch
+
+  def example(self) -> jax.ShapeDtypeStruct:
+    patches = zip(self.example_grid(), self.patch_size, strict=True)
+    size = [count * patch for count, patch in patches]
+    shape = (1, *size, self.video_channels)
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  def validate(self) -> None:
+    super().validate()
+    if min(self.patch_size) < 1:
+      raise ValueError(f'patch_size must be positive, got {self.patch_size}.')
+
+  def make(self, name: str) -> 'VideoModality':
+    return VideoModality(self, name=name)
+
+
+class VideoModality(hk.Module):
+  """Turns videos into tokens; see `VideoInput`."""
+
+  def __init__(self, config: VideoInput, name: str | None = None):
+    super().__init__(name)
+    self._config = config
+
+  def __call__(self, inputs: Videos, *, is_training: bool) -> Tokens:
+    del is_training
+    config = self._config
+    content = resample.space_to_depth(self._checked(inputs), config.patch_size)
+    if config.embedding_channels is not None:
+      content = hk.Linear(config.embedding_channels, name='embedding')(content)
+    return config.place(content)
+
+  def _checked(self, videos: Videos) -> Array:
+    channels, patch_size = self._config.video_channels, self._config.patch_size
+    if videos.ndim != 5 or videos.shape[-1] != channels:
+      raise ValueError(
+        f'videos must have shape [B, T, Y, X, {channels}], '
+        f'got {list(videos.shape)}.'
+      )
+    size = videos.shape[1:-1]
+    if any(n < 1 or n % p for n, p in zip(size, patch_size, strict=True)):
+      raise ValueError(
+        'videos must have frames, rows and columns in positive multiples of '
+        f'the patch_size {patch_size}, got {size}.'
+      )
+    if not jnp.issubdtype(videos.dtype, jnp.floating):
+      raise TypeError(
+        f'videos must be floating point and normalised, got {videos.dtype}.'
+      )
+    return jnp.asarray(videos)
