@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import jmp
 
 from perceiver_jax.arrays import (
-  AnyArray,
   InputMask,
   Latents,
   Params,
@@ -48,7 +47,7 @@ class Apply(Protocol):
     params: Params,
     rng: Rng | None,
     inputs: Any,
-    queries: AnyArray | None = None,
+    queries: Any | None = None,
     *,
     is_training: bool = False,
     input_mask: InputMask | None = None,
@@ -60,7 +59,8 @@ class Apply(Protocol):
       params: what `init` returned.
       rng: a key for dropout; needed only if `is_training`.
       inputs: as the input modality defines them.
-      queries: as the output modality defines them; None: its own.
+      queries: as the output modality defines them, all or a part; None: its
+        own, or the input tokens if it is queried by them.
       is_training: whether dropout applies and batch statistics are used.
       input_mask: which tokens to use. None: all. Without any, the latents
         read zeros.
@@ -85,7 +85,11 @@ class Encode(Protocol):
     is_training: bool = False,
     input_mask: InputMask | None = None,
   ) -> Encoded:
-    """Returns latents, and the tokens if `process` needs them; see `Apply`."""
+    """Returns latents, and the tokens if they are needed; see `Apply`.
+
+    They are if `process` reads the inputs again, or if they are the queries of
+    the outputs: `decode(params, rng, latents, encoded.tokens)`.
+    """
     ...
 
 
@@ -112,12 +116,16 @@ class Decode(Protocol):
     params: Params,
     rng: Rng | None,
     latents: Latents,
-    queries: AnyArray | None = None,
+    queries: Any | None = None,
     *,
     is_training: bool = False,
     query_mask: QueryMask | None = None,
   ) -> Any:
-    """Returns the outputs, in float32; see `Apply` for the arguments."""
+    """Returns the outputs, in float32; see `Apply` for the arguments.
+
+    Outputs that are queried by the inputs need `encoded.tokens` as `queries`.
+    Outputs of a part of the queries are the same as that part of all outputs.
+    """
     ...
 
 
@@ -218,6 +226,8 @@ def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
       params, state, rngs[0], inputs, input_mask=input_mask, **training
     )
     latents, state = process(params, state, rngs[1], encoded, **training)
+    if queries is None and config.outputs.is_queried_by_inputs:
+      queries = encoded.tokens
     return decode(
       params, state, rngs[2], latents, queries, query_mask=query_mask,
       **training,
@@ -237,7 +247,7 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
     Processor(config),
     Decoder(config),
   )
-  output_modality = config.outputs.make('outputs')
+  output_modality = config.outputs.make('outputs', input_modality)
 
   def encode(inputs, *, is_training=False, input_mask=None):
     tokens = input_modality(inputs, is_training=is_training)
@@ -256,11 +266,14 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
     decoded = decoder(
       latents, output_modality, queries, query_mask, is_training=is_training
     )
-    outputs = output_modality(decoded)
+    outputs = output_modality(decoded, queries)
     return jax.tree.map(lambda array: array.astype(jnp.float32), outputs)
 
   def init(inputs):
-    return decode(process(encode(inputs)))
+    encoded = encode(inputs)
+    is_queried_by_inputs = config.outputs.is_queried_by_inputs
+    queries = encoded.tokens if is_queried_by_inputs else None
+    return decode(process(encoded), queries)
 
   return init, (encode, process, decode)
 

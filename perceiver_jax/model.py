@@ -18,13 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import (
-  AnyArray,
-  InputMask,
-  Latents,
-  QueryMask,
-  Rng,
-)
+from perceiver_jax.arrays import InputMask, Latents, QueryMask, Rng
 from perceiver_jax.config import Config
 from perceiver_jax.modalities.base import (
   InputConfig,
@@ -61,11 +55,12 @@ class AttentionDecoder(Config):
   """Perceiver IO's decoder: output queries attend to the latents.
 
   Attributes:
-    query_channels: number E of channels of an output query.
+    query_channels: number E of channels of an output query. None, for outputs
+      that are queried by the inputs: as many as an input token has.
     cross_attend: the block.
   """
 
-  query_channels: int = 1024
+  query_channels: int | None = 1024
   cross_attend: CrossAttendConfig = dataclasses.field(
     default_factory=CrossAttendConfig
   )
@@ -132,6 +127,15 @@ class PerceiverConfig(Config):
     """Whether `process` attends to the inputs, after `encode` has."""
     return self.num_cross_attends > 1
 
+  @property
+  def decoded_channels(self) -> int:
+    """Channels of what the outputs are made of: queries or the mean latent."""
+    if isinstance(self.decoder, AverageDecoder):
+      return self.latent_channels
+    if self.decoder.query_channels is None:
+      return self.inputs.num_channels
+    return self.decoder.query_channels
+
   def validate(self) -> None:
     super().validate()
     for name in (
@@ -153,8 +157,25 @@ class PerceiverConfig(Config):
       )
     self.cross_attend.validate_heads(self.inputs.num_channels)
     self.self_attend.validate_heads(self.latent_channels)
-    if isinstance(self.decoder, AttentionDecoder):
+    self._validate_outputs()
+
+  def _validate_outputs(self) -> None:
+    outputs = type(self.outputs).__name__
+    if isinstance(self.decoder, AverageDecoder):
+      if not self.outputs.has_single_query:
+        raise ValueError(
+          f'the decoder of {outputs} must be an AttentionDecoder, got an '
+          'AverageDecoder, which reads one vector an example.'
+        )
+    else:
       self.decoder.cross_attend.validate_heads(self.latent_channels)
+      channels = self.decoder.query_channels
+      if self.outputs.is_queried_by_inputs != (channels is None):
+        rule = 'a number' if channels is None else 'None'
+        raise ValueError(
+          f'query_channels must be {rule} for {outputs}, got {channels}.'
+        )
+    self.outputs.validate_fit(self.inputs, self.decoded_channels)
 
 
 class Encoded(NamedTuple):
@@ -162,8 +183,9 @@ class Encoded(NamedTuple):
 
   Attributes:
     latents: the latents after the first cross-attend.
-    tokens: the input tokens; None unless `process` reads the inputs again.
-    mask: which tokens to use; None: all of them.
+    tokens: the input tokens; None unless `process` reads the inputs again, or
+      they are the queries of `decode`.
+    mask: which tokens to use; None: all of them, or `process` needs no mask.
   """
 
   latents: Latents
@@ -200,9 +222,10 @@ class Encoder(hk.Module):
       mask,
       is_training=is_training,
     )
-    if config.reads_inputs_again:
-      return Encoded(latents, tokens, mask)
-    return Encoded(latents, None, None)
+    again = config.reads_inputs_again
+    keeps_tokens = again or config.outputs.is_queried_by_inputs
+    tokens = tokens if keeps_tokens else None
+    return Encoded(latents, tokens, mask if again else None)
 
 
 class Processor(hk.Module):
@@ -222,7 +245,7 @@ class Processor(hk.Module):
     latents, tokens, mask = encoded
     config = self._config
     inputs = None
-    if tokens is not None:
+    if config.reads_inputs_again:
       inputs = config.cross_attend.prepare(
         tokens, num_queries=config.num_latents
       )
@@ -330,12 +353,13 @@ class Decoder(hk.Module):
   def __init__(self, config: PerceiverConfig, name: str = 'decoder'):
     super().__init__(name)
     self._config = config.decoder
+    self._query_channels = config.decoded_channels
 
   def __call__(
     self,
     latents: Latents,
     outputs: OutputModality,
-    queries: AnyArray | None,
+    queries: Any | None,
     query_mask: QueryMask | None,
     *,
     is_training: bool,
@@ -348,7 +372,12 @@ class Decoder(hk.Module):
           'reads the mean over latents.'
         )
       return jnp.mean(latents, axis=1, keepdims=True)
-    queries = outputs.queries(queries, latents.shape[0], config.query_channels)
+    queries = outputs.queries(queries, latents.shape[0], self._query_channels)
+    if query_mask is not None and query_mask.shape != queries.shape[:2]:
+      raise ValueError(
+        f'query_mask must have shape [B, O] = {list(queries.shape[:2])}, '
+        f'got {list(query_mask.shape)}.'
+      )
     cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
     arrays = (
       queries,

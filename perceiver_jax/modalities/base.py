@@ -4,7 +4,6 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import AnyArray
 from perceiver_jax.config import Config
 from perceiver_jax.nn.tokens import Tokens
 
@@ -19,12 +18,32 @@ class OutputModality(Protocol):
   """A Haiku module that makes output queries, and outputs of what they read."""
 
   def queries(
-    self, raw_queries: AnyArray | None, batch_size: int, num_channels: int
+    self, raw_queries: Any | None, batch_size: int, num_channels: int
   ) -> Float[Array, 'B O E']:
-    """Embeds raw queries; None stands for the modality's own."""
+    """Embeds raw queries, in the scope of the decoder.
+
+    Args:
+      raw_queries: which outputs are wanted, as the modality defines them:
+        output indices, coordinates, features, the input tokens; all of them
+        or a part. None: the modality's own.
+      batch_size: number B of examples.
+      num_channels: number E of channels of a query.
+    """
     ...
 
-  def __call__(self, decoded: Float[Array, 'B O E']) -> Any: ...
+  def __call__(
+    self, decoded: Float[Array, 'B O E'], raw_queries: Any | None
+  ) -> Any:
+    """Makes outputs of what the queries have read.
+
+    Args:
+      decoded: one vector a query; with an `AverageDecoder` the mean latent.
+      raw_queries: those of `queries`; they decide the shape of the outputs.
+
+    Returns:
+      One array, or a dict of arrays: which of them, the type decides.
+    """
+    ...
 
 
 class InputConfig(Config):
@@ -56,8 +75,39 @@ class InputConfig(Config):
 
 
 class OutputConfig(Config):
-  """Describes an output modality."""
+  """Describes an output modality.
 
-  def make(self, name: str) -> OutputModality:
-    """Makes the Haiku module; call it inside a transform."""
+  Attributes:
+    is_queried_by_inputs: whether its queries are the input tokens, which
+      `encode` then keeps and `apply` hands to `decode`.
+    has_single_query: whether it makes its output of one vector an example, so
+      that the mean over latents will do.
+  """
+
+  @property
+  def is_queried_by_inputs(self) -> bool:
+    return False
+
+  @property
+  def has_single_query(self) -> bool:
+    return False
+
+  def validate_fit(self, inputs: InputConfig, decoded_channels: int) -> None:
+    """Checks that these outputs fit the rest of the model.
+
+    Args:
+      inputs: the input modality.
+      decoded_channels: of what the outputs are made of.
+
+    Raises:
+      ValueError: they do not.
+    """
+
+  def make(self, name: str, inputs: InputModality) -> OutputModality:
+    """Makes the Haiku module; call it inside a transform.
+
+    Args:
+      name: of the module.
+      inputs: the input module, for outputs that share parameters with it.
+    """
     raise TypeError(f'{type(self).__name__} must define make.')

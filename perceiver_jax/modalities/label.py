@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import AnyArray, Logits
-from perceiver_jax.modalities.base import OutputConfig
+from perceiver_jax.modalities.base import InputModality, OutputConfig
 from perceiver_jax.nn.positions import learned_positions
 
 
@@ -24,6 +24,10 @@ class LabelOutput(OutputConfig):
   use_zero_init: bool = False
   query_init_scale: float = 0.02
 
+  @property
+  def has_single_query(self) -> bool:
+    return True
+
   def validate(self) -> None:
     super().validate()
     if self.num_classes < 1:
@@ -31,7 +35,8 @@ class LabelOutput(OutputConfig):
         f'num_classes must be at least 1, got {self.num_classes}.'
       )
 
-  def make(self, name: str) -> 'LabelModality':
+  def make(self, name: str, inputs: InputModality) -> 'LabelModality':
+    del inputs
     return LabelModality(self, name=name)
 
 
@@ -56,7 +61,10 @@ class LabelModality(hk.Module):
     )
     return jnp.broadcast_to(query, (batch_size, 1, num_channels))
 
-  def __call__(self, decoded: Float[Array, 'B 1 E']) -> Logits:
+  def __call__(
+    self, decoded: Float[Array, 'B 1 E'], raw_queries: None = None
+  ) -> Logits:
+    del raw_queries
     config = self._config
     init = hk.initializers.Constant(0.0) if config.use_zero_init else None
     return hk.Linear(config.num_classes, w_init=init, name='logits')(
