@@ -33,6 +33,7 @@ Audio = Num[AnyArray, 'B S C']
 Latents = Float[Array, 'B N D']
 InputMask = Bool[AnyArray, 'B M']
 QueryMask = Bool[AnyArray, 'B O']
+Indices = Int[AnyArray, '*O']
 Labels = Int[AnyArray, 'B']
 Logits = Float[Array, 'B V']
 

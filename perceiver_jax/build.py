@@ -1,5 +1,6 @@
 """From a config to the pure functions that other JAX code calls."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -203,18 +204,22 @@ def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
   transformed = hk.multi_transform_with_state(lambda: _functions(config))
   policy = _policy(config.precision)
 
-  def prepared(function):
-    def call(params, state, rng, *args, is_training=False, **kwargs):
+  def prepared(function, cast=policy.cast_to_compute):
+    def call(params, state, rng, arg, *args, is_training=False, **kwargs):
       if is_training and rng is None:
         raise ValueError('rng must be a key if is_training, got None.')
       params, args = policy.cast_to_compute((params, args))
       return function(
-        params, state, rng, *args, is_training=is_training, **kwargs
+        params, state, rng, cast(arg), *args, is_training=is_training, **kwargs
       )
 
     return call
 
-  encode, process, decode = map(prepared, transformed.apply)
+  def cast_inputs(inputs):
+    return config.inputs.cast(inputs, policy.compute_dtype)
+
+  encode = prepared(transformed.apply[0], cast_inputs)
+  process, decode = map(prepared, transformed.apply[1:])
 
   def apply(
     params, state, rng, inputs, queries=None, *, is_training=False,
@@ -251,12 +256,10 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
 
   def encode(inputs, *, is_training=False, input_mask=None):
     tokens = input_modality(inputs, is_training=is_training)
-    shape = (tokens.content.shape[0], tokens.num_tokens)
-    if input_mask is not None and input_mask.shape != shape:
-      raise ValueError(
-        f'input_mask must have shape [B, M] = {list(shape)}, '
-        f'got {list(input_mask.shape)}.'
-      )
+    # Modalities that need full precision have computed in it.
+    content = tokens.content.astype(_policy(config.precision).compute_dtype)
+    tokens = dataclasses.replace(tokens, content=content)
+    input_mask = config.inputs.join_masks(input_mask, tokens)
     return encoder(tokens, input_mask, is_training=is_training)
 
   def process(encoded, *, is_training=False):

@@ -175,6 +175,11 @@ class PerceiverConfig(Config):
         raise ValueError(
           f'query_channels must be {rule} for {outputs}, got {channels}.'
         )
+      if self.outputs.num_query_channels not in (None, channels):
+        raise ValueError(
+          f'query_channels must be {self.outputs.num_query_channels} for '
+          f'{outputs}, got {channels}.'
+        )
     self.outputs.validate_fit(self.inputs, self.decoded_channels)
 
 
@@ -373,6 +378,7 @@ class Decoder(hk.Module):
         )
       return jnp.mean(latents, axis=1, keepdims=True)
     queries = outputs.queries(queries, latents.shape[0], self._query_channels)
+    queries = queries.astype(latents.dtype)
     if query_mask is not None and query_mask.shape != queries.shape[:2]:
       raise ValueError(
         f'query_mask must have shape [B, O] = {list(queries.shape[:2])}, '

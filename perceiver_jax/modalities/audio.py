@@ -1,14 +1,20 @@
 """Audio as inputs, raw or as a log-mel spectrogram, and as outputs."""
 
 import math
+from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import AnyArray, Audio
-from perceiver_jax.modalities.grid import GridInput
+from perceiver_jax.arrays import AnyArray, Audio, Indices
+from perceiver_jax.modalities.base import InputModality
+from perceiver_jax.modalities.grid import (
+  GridInput,
+  GridOutput,
+  GridOutputModality,
+)
 from perceiver_jax.nn import resample
 from perceiver_jax.nn.spectrogram import log_mel_spectrogram, mel_filters
 from perceiver_jax.nn.tokens import Tokens
@@ -168,6 +174,10 @@ class SpectrogramInput(GridInput):
     log_mel = log_mel.reshape(batch_size, channels, *log_mel.shape[1:])
     return (jnp.moveaxis(log_mel, 1, 3) - self.log_mean) / self.log_std
 
+  def cast(self, inputs: Any, dtype: jnp.dtype) -> Any:
+    del dtype
+    return inputs
+
   def make(self, name: str) -> 'SpectrogramModality':
     return SpectrogramModality(self, name=name)
 
@@ -190,6 +200,51 @@ class SpectrogramModality(hk.Module):
     )
     content = config.spectrogram(samples)
     return config.place(resample.space_to_depth(content, config.patch_size))
+
+
+class AudioOutput(GridOutput):
+  """Raw audio [B, S, C] as outputs, a patch a query.
+
+  Raw queries are indices of patches; their samples stand one after the other.
+
+  Attributes:
+    num_samples: number S of samples.
+    samples_per_patch: samples that one query gives.
+    audio_channels: 1 for mono.
+  """
+
+  num_samples: int
+  samples_per_patch: int = 16
+  audio_channels: int = 1
+
+  num_axes = 1
+
+  @property
+  def grid(self) -> tuple[int, ...]:
+    return (self.num_samples // self.samples_per_patch,)
+
+  def validate(self) -> None:
+    _validate_step(
+      'samples_per_patch', self.samples_per_patch, self.num_samples
+    )
+    super().validate()
+
+  def make(self, name: str, inputs: InputModality) -> 'AudioOutputModality':
+    del inputs
+    return AudioOutputModality(self, name=name)
+
+
+class AudioOutputModality(GridOutputModality):
+  """Makes queries for patches of audio, and samples; see `AudioOutput`."""
+
+  def __call__(
+    self, decoded: Float[Array, 'B O E'], raw_queries: Indices | None
+  ) -> Float[Array, 'B S C']:
+    del raw_queries
+    config = self._config
+    size = config.samples_per_patch * config.audio_channels
+    patches = hk.Linear(size, name='samples')(decoded)
+    return patches.reshape(patches.shape[0], -1, config.audio_channels)
 
 
 def _example(num_samples: int, channels: int) -> jax.ShapeDtypeStruct:

@@ -2,8 +2,11 @@
 
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from perceiver_jax.arrays import InputMask
 from perceiver_jax.config import Config
 from perceiver_jax.nn.tokens import Tokens
 
@@ -29,6 +32,10 @@ class OutputModality(Protocol):
       batch_size: number B of examples.
       num_channels: number E of channels of a query.
     """
+    ...
+
+  def num_queries(self, raw_queries: Any | None) -> int:
+    """Returns the number O of queries, for outputs that are one of several."""
     ...
 
   def __call__(
@@ -69,6 +76,36 @@ class InputConfig(Config):
     """
     raise TypeError(f'{type(self).__name__} must define example.')
 
+  def cast(self, inputs: Any, dtype: jnp.dtype) -> Any:
+    """Returns inputs in the dtype that the model computes in.
+
+    Modalities that must see their inputs in full precision leave them alone.
+    """
+
+    def cast(array):
+      is_floating = jnp.issubdtype(array.dtype, jnp.floating)
+      return array.astype(dtype) if is_floating else array
+
+    return jax.tree.map(cast, inputs)
+
+  def join_masks(self, input_mask: Any, tokens: Tokens) -> InputMask | None:
+    """Returns one mask over all tokens, of masks as the modality takes them.
+
+    Args:
+      input_mask: what the caller gave; None: all tokens are used.
+      tokens: what the module made of the inputs.
+
+    Raises:
+      ValueError: the masks do not fit the tokens.
+    """
+    shape = (tokens.content.shape[0], tokens.num_tokens)
+    if input_mask is not None and input_mask.shape != shape:
+      raise ValueError(
+        f'input_mask must have shape [B, M] = {list(shape)}, '
+        f'got {list(input_mask.shape)}.'
+      )
+    return input_mask
+
   def make(self, name: str) -> InputModality:
     """Makes the Haiku module; call it inside a transform."""
     raise TypeError(f'{type(self).__name__} must define make.')
@@ -82,6 +119,8 @@ class OutputConfig(Config):
       `encode` then keeps and `apply` hands to `decode`.
     has_single_query: whether it makes its output of one vector an example, so
       that the mean over latents will do.
+    num_query_channels: channels of its queries; None: as many as it is asked
+      for.
   """
 
   @property
@@ -91,6 +130,10 @@ class OutputConfig(Config):
   @property
   def has_single_query(self) -> bool:
     return False
+
+  @property
+  def num_query_channels(self) -> int | None:
+    return None
 
   def validate_fit(self, inputs: InputConfig, decoded_channels: int) -> None:
     """Checks that these outputs fit the rest of the model.

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import haiku as hk
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import AnyArray
+from perceiver_jax.arrays import Indices
 from perceiver_jax.config import Config
-from perceiver_jax.modalities.base import InputConfig
+from perceiver_jax.modalities.base import InputConfig, OutputConfig
 from perceiver_jax.nn import positions
 from perceiver_jax.nn.positions import GridSpan
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
@@ -55,8 +55,8 @@ class FourierPositions(Config):
     )
 
   def at(
-    self, indices: Int[AnyArray, '*points'], axes: Sequence[int], span: GridSpan
-  ) -> Float[Array, '*points F']:
+    self, indices: Indices, axes: Sequence[int], span: GridSpan
+  ) -> Float[Array, '*O F']:
     """Returns the features of some elements of a grid.
 
     Args:
@@ -228,3 +228,83 @@ class GridInput(InputConfig):
       return Tokens(content, entries)
     dense = Tokens(empty, entries).dense()
     return Tokens(content + dense.reshape(1, *axes, -1))
+
+
+class GridOutput(OutputConfig):
+  """What the outputs on a grid have in common: queries by position.
+
+  Raw queries are indices of elements of the grid, [O] or [B, O], the last axis
+  running fastest; None stands for the whole grid. A subclass has the class
+  attribute `num_axes` and the property `grid`.
+
+  Attributes:
+    positions: Fourier features of an element, which are its query.
+    query_span: which coordinates the elements have.
+  """
+
+  positions: FourierPositions = dataclasses.field(
+    default_factory=FourierPositions
+  )
+  query_span: GridSpan = GridSpan.EXCLUSIVE
+
+  num_axes = 0
+
+  @property
+  def grid(self) -> tuple[int, ...]:
+    """The sizes of the grid of queries."""
+    raise TypeError(f'{type(self).__name__} must define grid.')
+
+  @property
+  def num_query_channels(self) -> int:
+    return self.positions.channels(self.num_axes)
+
+  def validate(self) -> None:
+    super().validate()
+    self.positions.validate_axes(self.num_axes)
+    if min(self.grid) < 1:
+      raise ValueError(f'the grid of outputs must be positive, got {self.grid}')
+
+
+class GridOutputModality(hk.Module):
+  """Makes queries for elements of a grid; see `GridOutput`."""
+
+  def __init__(self, config: GridOutput, name: str | None = None):
+    super().__init__(name)
+    self._config = config
+
+  def num_queries(self, raw_queries: Indices | None) -> int:
+    if raw_queries is None:
+      return math.prod(self._config.grid)
+    return raw_queries.shape[-1]
+
+  @hk.transparent
+  def queries(
+    self, raw_queries: Indices | None, batch_size: int, num_channels: int
+  ) -> Float[Array, 'B O E']:
+    del num_channels  # Validated: it is that of the features.
+    config = self._config
+    if raw_queries is None:
+      raw_queries = np.arange(math.prod(config.grid))
+    self._check(raw_queries, batch_size)
+    features = config.positions.at(raw_queries, config.grid, config.query_span)
+    return jnp.broadcast_to(
+      features, (batch_size, raw_queries.shape[-1], features.shape[-1])
+    )
+
+  def _check(self, indices: Indices, batch_size: int) -> None:
+    size = math.prod(self._config.grid)
+    shape = list(indices.shape)
+    if shape[:-1] not in ([], [batch_size]) or not all(shape):
+      raise ValueError(
+        f'queries must have shape [O] or [{batch_size}, O], got {shape}.'
+      )
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+      raise TypeError(
+        f'queries must be integer output indices, got {indices.dtype}.'
+      )
+    is_known = isinstance(indices, np.ndarray)
+    if is_known and not (indices.min() >= 0 and indices.max() < size):
+      raise ValueError(
+        f'queries must be indices from 0 to {size - 1}, got some from '
+        f'{indices.min()} to {indices.max()}.'
+      )

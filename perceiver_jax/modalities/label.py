@@ -1,12 +1,18 @@
-"""Class labels as outputs: one vector of logits."""
+"""Class labels: as outputs, one vector of logits; as inputs, one token."""
 
 import haiku as hk
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import AnyArray, Logits
-from perceiver_jax.modalities.base import InputModality, OutputConfig
+from perceiver_jax.modalities.base import (
+  InputConfig,
+  InputModality,
+  OutputConfig,
+)
 from perceiver_jax.nn.positions import learned_positions
+from perceiver_jax.nn.tokens import Tokens
 
 
 class LabelOutput(OutputConfig):
@@ -47,6 +53,10 @@ class LabelModality(hk.Module):
     super().__init__(name)
     self._config = config
 
+  def num_queries(self, raw_queries: None = None) -> int:
+    del raw_queries
+    return 1
+
   @hk.transparent
   def queries(
     self, raw_queries: AnyArray | None, batch_size: int, num_channels: int
@@ -70,3 +80,49 @@ class LabelModality(hk.Module):
     return hk.Linear(config.num_classes, w_init=init, name='logits')(
       decoded[:, 0]
     )
+
+
+class LabelInput(InputConfig):
+  """One-hot labels [B, V], floating point, as inputs of a single token.
+
+  A label that is not known is masked, or all zeros.
+
+  Attributes:
+    num_classes: number V of classes.
+  """
+
+  num_classes: int = 1000
+
+  @property
+  def num_channels(self) -> int:
+    return self.num_classes
+
+  def example(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, self.num_classes), jnp.float32)
+
+  def make(self, name: str) -> 'LabelInputModality':
+    return LabelInputModality(self, name=name)
+
+
+class LabelInputModality(hk.Module):
+  """Makes a token of a one-hot label; see `LabelInput`."""
+
+  def __init__(self, config: LabelInput, name: str | None = None):
+    super().__init__(name)
+    self._config = config
+
+  def __call__(
+    self, inputs: Float[AnyArray, 'B V'], *, is_training: bool
+  ) -> Tokens:
+    del is_training
+    num_classes = self._config.num_classes
+    if inputs.ndim != 2 or inputs.shape[1] != num_classes:
+      raise ValueError(
+        f'labels must have shape [B, {num_classes}], one-hot, '
+        f'got {list(inputs.shape)}.'
+      )
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+      raise TypeError(
+        f'labels must be floating point, one-hot, got {inputs.dtype}.'
+      )
+    return Tokens(jnp.asarray(inputs)[:, None])

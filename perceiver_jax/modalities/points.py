@@ -1,5 +1,7 @@
 """Clouds of points as inputs: Fourier features of measured coordinates."""
 
+from typing import Any
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,10 @@ class PointsInput(InputConfig):
       raise ValueError(
         f'max_frequency must be at least 1, got {self.max_frequency}.'
       )
+
+  def cast(self, inputs: Any, dtype: jnp.dtype) -> Any:
+    del dtype
+    return inputs
 
   def make(self, name: str) -> 'PointsModality':
     return PointsModality(self, name=name)

@@ -5,10 +5,15 @@ import math
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import Videos
-from perceiver_jax.modalities.grid import GridInput
+from perceiver_jax.arrays import Indices, Videos
+from perceiver_jax.modalities.base import InputModality
+from perceiver_jax.modalities.grid import (
+  GridInput,
+  GridOutput,
+  GridOutputModality,
+)
 from perceiver_jax.nn import resample
 from perceiver_jax.nn.tokens import Tokens
 
@@ -83,3 +88,38 @@ class VideoModality(hk.Module):
         f'videos must be floating point and normalised, got {videos.dtype}.'
       )
     return jnp.asarray(videos)
+
+
+class VideoOutput(GridOutput):
+  """Videos [B, T, Y, X, C] as outputs; with raw queries [B, O, C].
+
+  Attributes:
+    size: frames, rows and columns.
+    video_channels: colours of a pixel.
+  """
+
+  size: tuple[int, int, int]
+  video_channels: int = 3
+
+  num_axes = 3
+
+  @property
+  def grid(self) -> tuple[int, ...]:
+    return self.size
+
+  def make(self, name: str, inputs: InputModality) -> 'VideoOutputModality':
+    del inputs
+    return VideoOutputModality(self, name=name)
+
+
+class VideoOutputModality(GridOutputModality):
+  """Makes queries for pixels of a video, and the pixels; see `VideoOutput`."""
+
+  def __call__(
+    self, decoded: Float[Array, 'B O E'], raw_queries: Indices | None
+  ) -> Float[Array, 'B ...']:
+    config = self._config
+    pixels = hk.Linear(config.video_channels, name='pixels')(decoded)
+    if raw_queries is not None:
+      return pixels
+    return pixels.reshape(-1, *config.size, config.video_channels)

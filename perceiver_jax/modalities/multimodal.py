@@ -1,0 +1,361 @@
+"""Several modalities at once, as inputs and as outputs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from perceiver_jax.arrays import InputMask
+from perceiver_jax.modalities.base import (
+  InputConfig,
+  InputModality,
+  OutputConfig,
+  OutputModality,
+)
+from perceiver_jax.nn.positions import learned_positions
+from perceiver_jax.nn.tokens import Tokens
+
+_INIT_SCALE = 0.02
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class JoinedTokens(Tokens):
+  """Tokens of several modalities, one after the other.
+
+  Attributes:
+    counts: how many tokens each modality has, in order.
+  """
+
+  counts: tuple[tuple[str, int], ...] = dataclasses.field(
+    default=(), metadata={'static': True}
+  )
+
+
+class MultimodalInput(InputConfig):
+  """A dict of inputs of several modalities.
+
+  The tokens of each modality get learned channels, the same for all of its
+  tokens, to bring them to a common width; these channels also tell the
+  modalities apart. Then the tokens stand one after the other, modalities in
+  alphabetical order, as in the published model.
+
+  Attributes:
+    modalities: what the inputs are, by name.
+    min_padding: learned channels of the modality with the widest tokens; the
+      others have as many more as they need. Both papers used 4.
+    mask_probs: modalities with a learned token that can stand in for theirs,
+      and with what probability it does in training, for each token alone.
+    masked_in_evaluation: those of them whose tokens are all replaced outside
+      of training, such as a label that is to be predicted.
+    drop_probs: with what probability all content of a modality is zeroed in
+      training, for each example alone; positions and learned channels stay.
+  """
+
+  modalities: dict[str, InputConfig]
+  min_padding: int = 4
+  mask_probs: dict[str, float] = dataclasses.field(default_factory=dict)
+  masked_in_evaluation: tuple[str, ...] = ()
+  drop_probs: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  @property
+  def num_channels(self) -> int:
+    widest = max(config.num_channels for config in self.modalities.values())
+    return widest + self.min_padding
+
+  @property
+  def has_state(self) -> bool:
+    return any(config.has_state for config in self.modalities.values())
+
+  def example(self) -> dict[str, Any]:
+    return {name: m.example() for name, m in self.modalities.items()}
+
+  def validate(self) -> None:
+    super().validate()
+    _validate_names('modalities', self.modalities)
+    if self.min_padding < 0:
+      raise ValueError(
+        f'min_padding must not be negative, got {self.min_padding}.'
+      )
+    for field in ('mask_probs', 'drop_probs'):
+      probs = getattr(self, field)
+      _validate_subset(field, probs, self.modalities)
+      if not all(0.0 <= prob <= 1.0 for prob in probs.values()):
+        raise ValueError(f'{field} must be in [0, 1], got {dict(probs)}.')
+    _validate_subset(
+      'masked_in_evaluation', self.masked_in_evaluation, self.mask_probs
+    )
+
+  def cast(self, inputs: Mapping[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
+    _check_names('inputs', inputs, self.modalities)
+    return {
+      name: config.cast(inputs[name], dtype)
+      for name, config in self.modalities.items()
+    }
+
+  def join_masks(
+    self,
+    input_mask: InputMask | Mapping[str, InputMask | None] | None,
+    tokens: JoinedTokens,
+  ) -> InputMask | None:
+    """Joins masks of modalities, where None or no mask means all tokens."""
+    if not isinstance(input_mask, Mapping):
+      return super().join_masks(input_mask, tokens)
+    _validate_subset('input_mask', input_mask, self.modalities)
+    batch_size = tokens.content.shape[0]
+    masks = []
+    for name, count in tokens.counts:
+      mask = input_mask.get(name)
+      if mask is None:
+        mask = jnp.ones((batch_size, count), bool)
+      if mask.shape != (batch_size, count):
+        raise ValueError(
+          f'input_mask[{name!r}] must have shape [B, M] = '
+          f'{[batch_size, count]}, got {list(mask.shape)}.'
+        )
+      masks.append(mask)
+    return jnp.concatenate(masks, axis=1)
+
+  def make(self, name: str) -> 'MultimodalModality':
+    return MultimodalModality(self, name=name)
+
+
+class MultimodalModality(hk.Module):
+  """Turns a dict of inputs into tokens; see `MultimodalInput`."""
+
+  @hk.name_like('__call__')
+  def __init__(self, config: MultimodalInput, name: str | None = None):
+    super().__init__(name)
+    self._config = config
+    self.modalities: dict[str, InputModality] = {
+      key: config.modalities[key].make(key) for key in sorted(config.modalities)
+    }
+
+  def __call__(
+    self, inputs: Mapping[str, Any], *, is_training: bool
+  ) -> JoinedTokens:
+    _check_names('inputs', inputs, self.modalities)
+    parts = {}
+    for name, modality in self.modalities.items():
+      tokens = modality(inputs[name], is_training=is_training)
+      tokens = self._dropped(name, tokens, is_training=is_training)
+      dense = self._padded(name, tokens.dense())
+      parts[name] = self._masked(name, dense, is_training=is_training)
+    counts = tuple((name, part.shape[1]) for name, part in parts.items())
+    return JoinedTokens(jnp.concatenate(list(parts.values()), 1), counts=counts)
+
+  @hk.transparent
+  def _dropped(self, name: str, tokens: Tokens, *, is_training: bool) -> Tokens:
+    """Zeroes the content of some examples."""
+    prob = self._config.drop_probs.get(name, 0.0)
+    if not is_training or prob == 0.0:
+      return tokens
+    content = tokens.content
+    shape = (content.shape[0],) + (1,) * (content.ndim - 1)
+    drop = jax.random.bernoulli(hk.next_rng_key(), prob, shape)
+    content = jnp.where(drop, jnp.zeros_like(content), content)
+    return dataclasses.replace(tokens, content=content)
+
+  @hk.transparent
+  def _padded(
+    self, name: str, dense: Float[Array, 'B m C']
+  ) -> Float[Array, 'B m P']:
+    """Appends the learned channels of the modality."""
+    count = self._config.num_channels - dense.shape[-1]
+    return _with_padding(name, dense, count)
+
+  @hk.transparent
+  def _masked(
+    self, name: str, dense: Float[Array, 'B m P'], *, is_training: bool
+  ) -> Float[Array, 'B m P']:
+    """Replaces some tokens by the learned one."""
+    config = self._config
+    if name not in config.mask_probs:
+      return dense
+    mask_token = learned_positions(
+      1, dense.shape[-1], _INIT_SCALE, f'{name}_mask_token'
+    ).astype(dense.dtype)
+    prob = config.mask_probs[name]
+    if is_training and prob > 0.0:
+      shape = (*dense.shape[:2], 1)
+      mask = jax.random.bernoulli(hk.next_rng_key(), prob, shape)
+      return jnp.where(mask, mask_token, dense)
+    if not is_training and name in config.masked_in_evaluation:
+      return jnp.broadcast_to(mask_token, dense.shape)
+    return dense
+
+
+class MultimodalOutput(OutputConfig):
+  """A dict of outputs of several modalities, read by one decoder.
+
+  The queries of each modality get learned channels to bring them to the
+  `query_channels` of the decoder, and stand one after the other, modalities in
+  alphabetical order. Raw queries are a dict, too: it names the modalities that
+  are wanted and holds their raw queries, or None for all of theirs.
+
+  Attributes:
+    modalities: what the outputs are, by name.
+    min_padding: learned channels of a query whose modality makes as many
+      channels as it is asked for. The published model has 2.
+    query_channels: for such a modality, how many channels it is asked for
+      instead of all but `min_padding`.
+    projected_channels: channels of a linear layer, shared by all modalities,
+      between the decoder and the modality's own layers; None: no such layer.
+  """
+
+  modalities: dict[str, OutputConfig]
+  min_padding: int = 2
+  query_channels: dict[str, int] = dataclasses.field(default_factory=dict)
+  projected_channels: int | None = 512
+
+  def channels_asked_for(self, name: str, num_channels: int) -> int:
+    """Returns the channels of a modality's own queries.
+
+    Args:
+      name: of the modality.
+      num_channels: of all queries, with padding.
+    """
+    own = self.modalities[name].num_query_channels
+    return own or self.query_channels.get(name, num_channels - self.min_padding)
+
+  def validate(self) -> None:
+    super().validate()
+    _validate_names('modalities', self.modalities)
+    for name, config in self.modalities.items():
+      if config.is_queried_by_inputs:
+        raise ValueError(
+          'modalities must have queries of their own, got '
+          f'{name!r}, which is queried by the inputs.'
+        )
+    _validate_subset('query_channels', self.query_channels, self.modalities)
+
+  def validate_fit(self, inputs: InputConfig, decoded_channels: int) -> None:
+    for name, config in self.modalities.items():
+      asked = self.channels_asked_for(name, decoded_channels)
+      if not 1 <= asked <= decoded_channels:
+        raise ValueError(
+          'query_channels of the decoder must be at least those of every '
+          f'modality, got {decoded_channels}, and {asked} of {name!r}.'
+        )
+      if isinstance(inputs, MultimodalInput):
+        own_inputs = inputs.modalities.get(name, inputs)
+      else:
+        own_inputs = inputs
+      config.validate_fit(
+        own_inputs, self.projected_channels or decoded_channels
+      )
+
+  def make(
+    self, name: str, inputs: InputModality
+  ) -> 'MultimodalOutputModality':
+    return MultimodalOutputModality(self, inputs, name=name)
+
+
+class MultimodalOutputModality(hk.Module):
+  """Makes queries for, and outputs of, several modalities."""
+
+  @hk.name_like('__call__')
+  def __init__(
+    self,
+    config: MultimodalOutput,
+    inputs: InputModality,
+    name: str | None = None,
+  ):
+    super().__init__(name)
+    self._config = config
+    is_multimodal = isinstance(inputs, MultimodalModality)
+    own_inputs = inputs.modalities if is_multimodal else {}
+    self._modalities: dict[str, OutputModality] = {
+      key: config.modalities[key].make(key, own_inputs.get(key, inputs))
+      for key in sorted(config.modalities)
+    }
+
+  @hk.transparent
+  def queries(
+    self,
+    raw_queries: Mapping[str, Any] | None,
+    batch_size: int,
+    num_channels: int,
+  ) -> Float[Array, 'B O E']:
+    parts = []
+    for name, raw in self._wanted(raw_queries).items():
+      asked = self._config.channels_asked_for(name, num_channels)
+      with hk.name_scope(name):
+        own = self._modalities[name].queries(raw, batch_size, asked)
+      parts.append(_with_padding(name, own, num_channels - own.shape[-1]))
+    return jnp.concatenate(parts, axis=1)
+
+  def __call__(
+    self,
+    decoded: Float[Array, 'B O E'],
+    raw_queries: Mapping[str, Any] | None,
+  ) -> dict[str, Any]:
+    if self._config.projected_channels is not None:
+      project = hk.Linear(self._config.projected_channels, name='projection')
+      decoded = project(decoded)
+    outputs, start = {}, 0
+    for name, raw in self._wanted(raw_queries).items():
+      stop = start + self._modalities[name].num_queries(raw)
+      outputs[name] = self._modalities[name](decoded[:, start:stop], raw)
+      start = stop
+    return outputs
+
+  def _wanted(self, raw_queries: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the raw queries of the modalities that are wanted, in order."""
+    if raw_queries is None:
+      return dict.fromkeys(self._modalities)
+    if not isinstance(raw_queries, Mapping) or not raw_queries:
+      raise ValueError(
+        'queries must be a dict of the modalities that are wanted, of '
+        f'{list(self._modalities)}, got {raw_queries!r}.'
+      )
+    _validate_subset('queries', raw_queries, self._modalities)
+    return {name: raw_queries[name] for name in sorted(raw_queries)}
+
+
+def _with_padding(
+  name: str, array: Float[Array, 'B m C'], count: int
+) -> Float[Array, 'B m P']:
+  """Appends learned channels, the same for all rows."""
+  if count == 0:
+    return array
+  padding = learned_positions(1, count, _INIT_SCALE, f'{name}_padding')
+  padding = jnp.broadcast_to(padding, (*array.shape[:2], count))
+  return jnp.concatenate([array, padding.astype(array.dtype)], axis=-1)
+
+
+def _check_names(
+  subject: str, given: Any, modalities: Mapping[str, Any]
+) -> None:
+  """Checks that a dict has exactly the modalities."""
+  found = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+  if found != sorted(modalities):
+    raise ValueError(
+      f'{subject} must have exactly the modalities {sorted(modalities)}, '
+      f'got {found}.'
+    )
+
+
+def _validate_subset(subject: str, names: Any, allowed: Any) -> None:
+  unknown = sorted(set(names) - set(allowed))
+  if unknown:
+    raise ValueError(
+      f'{subject} must name modalities of {sorted(allowed)}, got {unknown}.'
+    )
+
+
+def _validate_names(subject: str, modalities: Mapping[str, Any]) -> None:
+  """Checks that names can be those of modules and of JSON fields."""
+  if not modalities:
+    raise ValueError(f'{subject} must not be empty, got {{}}.')
+  for name in modalities:
+    # In a JSON object, 'class' stands for the class of a config.
+    if not name.isidentifier() or name == 'class':
+      raise ValueError(
+        f"{subject} must have names that are identifiers and not 'class', "
+        f'got {name!r}.'
+      )
