@@ -18,7 +18,9 @@ def count_params(config: PerceiverConfig) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def count_flops(config: PerceiverConfig, inputs: Any) -> int:
+def count_flops(
+  config: PerceiverConfig, inputs: Any, queries: Any | None = None
+) -> int:
   """Counts the FLOPs of applying a model once, as the papers count them.
 
   Matrix products and convolutions count, a multiply and an add separately;
@@ -30,6 +32,7 @@ def count_flops(config: PerceiverConfig, inputs: Any) -> int:
     config: describes the model.
     inputs: arrays or `jax.ShapeDtypeStruct`s of their shapes; with a batch of
       one, the FLOPs are those of an example.
+    queries: raw output queries; None: all.
 
   Returns:
     FLOPs of one forward pass. Training takes about three times as many.
@@ -39,7 +42,7 @@ def count_flops(config: PerceiverConfig, inputs: Any) -> int:
   config = _as_published(config)
   params, state = _shapes(config, inputs)
   apply = build_with_state(config).apply
-  jaxpr = jax.make_jaxpr(apply)(params, state, None, inputs)
+  jaxpr = jax.make_jaxpr(apply)(params, state, None, inputs, queries)
   return _flops(jaxpr.jaxpr)
 
 

@@ -9,21 +9,40 @@ import json
 import math
 import pathlib
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import perceiver_jax
 from perceiver_jax import presets
 
+
+def _floats(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
 _GOLDEN = pathlib.Path(__file__).parent / 'golden'
-_IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+_IMAGE = _floats(1, 224, 224, 3)
+_SOUND = _floats(1, 61_440, 1)
+_CLIP = {'audio': _SOUND, 'video': _floats(1, 32, 224, 224, 3)}
+_KINETICS = {
+  'audio': _floats(1, 30_720, 1),
+  'image': _floats(1, 16, 224, 224, 3),
+  'label': _floats(1, 700),
+}
+_TRAINING_QUERIES = {
+  'audio': np.arange(512),
+  'image': np.arange(512),
+  'label': None,
+}
 
 
 def _variants():
   """Every preset, and again with each of its switches flipped."""
   for name, preset in inspect.getmembers(presets, inspect.isfunction):
-    if name.startswith('_') or preset.__module__ != presets.__name__:
+    if not preset.__module__.startswith(presets.__name__):
       continue
     yield name, preset()
     for switch, parameter in inspect.signature(preset).parameters.items():
@@ -97,6 +116,9 @@ _AVERAGE = 'use_attention_decoder=False'
     (f'perceiver_io_imagenet_fourier.{_AVERAGE}', 42_135_859),
     (f'perceiver_io_imagenet_learned.{_AVERAGE}', 55_951_080),
     (f'perceiver_io_imagenet_conv.{_AVERAGE}', 42_341_754),
+    ('perceiver_io_audioset_raw_video', 24_922_462),
+    ('perceiver_io_audioset_mel_video', 86_568_284),
+    ('perceiver_io_kinetics_autoencoding', 19_858_855),
   ],
 )
 def test_preset_has_the_published_number_of_parameters(name, num_params):
@@ -125,6 +147,81 @@ def test_conv_preset_keeps_258_batch_statistics():
 def test_flops_of_preset_are_the_published_ones(name, billions):
   flops = perceiver_jax.count_flops(_PRESETS[name], _IMAGE)
   assert flops == pytest.approx(billions * 1e9, rel=0.01)
+
+
+# Source: arXiv 2107.14795, table 10: the closest its sizes come to its figures.
+@pytest.mark.parametrize(
+  ('name', 'billions'),
+  [
+    ('perceiver_io_audioset_raw_video', 52.9),
+    ('perceiver_io_audioset_mel_video', 129.5),
+  ],
+)
+def test_flops_of_audioset_presets_are_the_published_ones(name, billions):
+  flops = perceiver_jax.count_flops(_PRESETS[name], _CLIP)
+  assert flops == pytest.approx(billions * 1e9, rel=0.005)
+
+
+def test_perceiver_of_table_10_has_its_size_and_flops():
+  # [2] also trained the original Perceiver with one cross-attend.
+  for name, flops in [('raw', 52.3e9), ('mel', 60.7e9)]:
+    config = _PRESETS[f'perceiver_audioset_{name}_video'].copy()
+    config.latent_channels = 512
+    config.num_cross_attends = config.num_blocks = 1
+    config.num_self_attends_per_block = 12
+    assert perceiver_jax.count_params(config) == pytest.approx(21e6, rel=0.005)
+    counted = perceiver_jax.count_flops(config, _CLIP)
+    assert counted == pytest.approx(flops, rel=0.005)
+
+
+# The FLOPs are those that the docstrings promise.
+@pytest.mark.parametrize(
+  ('name', 'inputs', 'queries', 'num_inputs', 'channels', 'flops'),
+  [
+    ('audioset_raw', _SOUND, None, 480, 257, 126_391_977_728),
+    ('audioset_mel', _SOUND, None, 4_800, 259, 133_319_353_216),
+    ('audioset_video', _CLIP['video'], None, 12_544, 483, 174_808_645_632),
+    ('audioset_raw_video', _CLIP, None, 13_024, 487, 177_288_519_424),
+    ('audioset_mel_video', _CLIP, None, 17_344, 487, 194_112_248_704),
+    ('modelnet40', _floats(1, 2000, 3), None, 2_000, 387, 101_679_166_080),
+    (
+      'io_kinetics_autoencoding',
+      _KINETICS,
+      _TRAINING_QUERIES,
+      52_097,
+      704,
+      260_075_419_664,
+    ),
+    (
+      'io_kinetics_autoencoding',
+      _KINETICS,
+      None,
+      52_097,
+      704,
+      7_477_823_123_472,
+    ),
+  ],
+)
+def test_inputs_of_preset_become_the_published_tokens(
+  name, inputs, queries, num_inputs, channels, flops
+):
+  config = _PRESETS[f'perceiver_{name}']
+  tokens = jax.eval_shape(_tokens(config.inputs), inputs)
+  assert (tokens.num_tokens, tokens.num_channels) == (num_inputs, channels)
+  assert config.inputs.num_channels == channels
+  assert perceiver_jax.count_flops(config, inputs, queries) == flops
+
+
+def _tokens(config):
+  def tokens(inputs):
+    def function(inputs):
+      return config.make('inputs')(inputs, is_training=False)
+
+    transformed = hk.transform(function)
+    params = transformed.init(jax.random.key(0), inputs)
+    return transformed.apply(params, None, inputs)
+
+  return tokens
 
 
 def _closed_form(tokens, channels, *, crosses, attention_decoder):

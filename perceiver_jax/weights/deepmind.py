@@ -20,8 +20,14 @@ import jax.numpy as jnp
 
 from perceiver_jax.arrays import Params, State
 from perceiver_jax.build import build_with_state
+from perceiver_jax.modalities.audio import AudioOutput
 from perceiver_jax.modalities.image import Conv1x1Embedding, ImageInput
 from perceiver_jax.modalities.label import LabelOutput
+from perceiver_jax.modalities.multimodal import (
+  MultimodalInput,
+  MultimodalOutput,
+)
+from perceiver_jax.modalities.video import VideoOutput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 
 _ATTEND = (
@@ -200,7 +206,9 @@ def _rows(config: PerceiverConfig) -> Iterator[_Row]:
   if isinstance(config.decoder, AverageDecoder):
     yield from _original_perceiver_rows(config)
     return
-  yield from _encoder_rows(config, 'perceiver_encoder/~')
+  is_multimodal = isinstance(config.inputs, MultimodalInput)
+  scope = 'encoder/~' if is_multimodal else 'perceiver_encoder/~'
+  yield from _encoder_rows(config, scope)
   yield from _output_rows(config)
 
 
@@ -221,6 +229,13 @@ def _input_rows(config: PerceiverConfig) -> Iterator[_Row]:
     yield _Row(
       f'{grid}/position_encoding_projector/linear', f'{ours}/projection'
     )
+  if isinstance(config.inputs, MultimodalInput):
+    for name in config.inputs.modalities:
+      for part in ('padding', 'mask_token'):
+        yield _Row(
+          f'multimodal_preprocessor/{name}_{part}/pos_embs',
+          f'inputs/{name}_{part}',
+        )
 
 
 def _encoder_rows(config: PerceiverConfig, scope: str) -> Iterator[_Row]:
@@ -244,6 +259,39 @@ def _output_rows(config: PerceiverConfig) -> Iterator[_Row]:
     yield from _layer(
       f'{scope}/cross_attention', 'decoder/cross_attend', _CROSS_ATTEND
     )
+  if isinstance(config.outputs, MultimodalOutput):
+    yield from _multimodal_output_rows(config.outputs)
+
+
+def _multimodal_output_rows(outputs: MultimodalOutput) -> Iterator[_Row]:
+  """Yields rows of outputs of which there is one of a kind."""
+  decoder = 'multimodal_decoder/~'
+  yield _Row(f'{decoder}/basic_decoder/output', 'outputs/projection')
+  yield from _layer(
+    f'{decoder}/basic_decoder/cross_attention',
+    'decoder/cross_attend',
+    _CROSS_ATTEND,
+  )
+  for name in outputs.modalities:
+    yield _Row(
+      f'{decoder}decoder_query/{name}_padding/pos_embs',
+      f'decoder/{name}_padding',
+    )
+  names = {type(config): name for name, config in outputs.modalities.items()}
+  yield _Row(
+    'audio_postprocessor/linear', f'outputs/{names.get(AudioOutput)}/samples'
+  )
+  yield _Row(
+    'projection_postprocessor/linear',
+    f'outputs/{names.get(VideoOutput)}/pixels',
+  )
+  label = names.get(LabelOutput)
+  yield _Row('classification_postprocessor/linear', f'outputs/{label}/logits')
+  yield _Row(
+    'classification_decoder/~/basic_decoder/~/trainable_position_encoding/'
+    'pos_embs',
+    f'decoder/{label}/query',
+  )
 
 
 def _original_perceiver_rows(config: PerceiverConfig) -> Iterator[_Row]:

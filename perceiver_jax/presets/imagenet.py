@@ -1,20 +1,9 @@
-"""The published architectures.
-
-Each function returns a new config, to be used as it is or changed first:
-
-  config = presets.perceiver_io_imagenet_fourier()
-  config.outputs.num_classes = 10
+"""The published architectures for ImageNet.
 
 Parameter counts are exact, for 1,000 classes. FLOPs are those of one image of
-224 x 224 pixels, a multiply and an add counted separately as in the papers,
-computed by `perceiver_jax.count_flops`. Accuracies are the papers' own, top-1
-on the ImageNet validation set after training on ImageNet alone; this package
-has not repeated those trainings.
-
-[1] "Perceiver: General Perception with Iterative Attention", arXiv 2103.03206.
-[2] "Perceiver IO: A General Architecture for Structured Inputs & Outputs",
-    arXiv 2107.14795, and the published notebooks and training code:
-    google-deepmind/deepmind-research `perceiver/` at f5de0ede.
+224 x 224 pixels. Accuracies are the papers' own, top-1 on the ImageNet
+validation set after training on ImageNet alone; this package has not repeated
+those trainings. [1] and [2]: see the package.
 """
 
 from perceiver_jax.modalities.image import (
