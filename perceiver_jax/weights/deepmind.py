@@ -21,12 +21,14 @@ import jax.numpy as jnp
 from perceiver_jax.arrays import Params, State
 from perceiver_jax.build import build_with_state
 from perceiver_jax.modalities.audio import AudioOutput
+from perceiver_jax.modalities.flow import FlowInput, FlowOutput
 from perceiver_jax.modalities.image import Conv1x1Embedding, ImageInput
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.modalities.multimodal import (
   MultimodalInput,
   MultimodalOutput,
 )
+from perceiver_jax.modalities.text import TextInput, TextOutput
 from perceiver_jax.modalities.video import VideoOutput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 
@@ -229,6 +231,11 @@ def _input_rows(config: PerceiverConfig) -> Iterator[_Row]:
     yield _Row(
       f'{grid}/position_encoding_projector/linear', f'{ours}/projection'
     )
+  if isinstance(config.inputs, TextInput):
+    yield _Row('embed/embeddings', 'inputs/embeddings')
+    yield _Row('trainable_position_encoding/pos_embs', 'inputs/positions')
+  if isinstance(config.inputs, FlowInput):
+    yield _Row('image_preprocessor/patches_linear', 'inputs/embedding')
   if isinstance(config.inputs, MultimodalInput):
     for name in config.inputs.modalities:
       for part in ('padding', 'mask_token'):
@@ -256,6 +263,21 @@ def _output_rows(config: PerceiverConfig) -> Iterator[_Row]:
     yield _Row(
       f'{scope}/~/trainable_position_encoding/pos_embs', 'decoder/query'
     )
+    yield from _layer(
+      f'{scope}/cross_attention', 'decoder/cross_attend', _CROSS_ATTEND
+    )
+  if isinstance(config.outputs, TextOutput):
+    scope = 'basic_decoder'
+    yield _Row('embedding_decoder', 'outputs')
+    yield _Row(
+      f'{scope}/~/trainable_position_encoding/pos_embs', 'decoder/queries'
+    )
+    yield from _layer(
+      f'{scope}/cross_attention', 'decoder/cross_attend', _CROSS_ATTEND
+    )
+  if isinstance(config.outputs, FlowOutput):
+    scope = 'flow_decoder/~/basic_decoder'
+    yield _Row(f'{scope}/output', 'outputs/flow')
     yield from _layer(
       f'{scope}/cross_attention', 'decoder/cross_attend', _CROSS_ATTEND
     )
