@@ -69,7 +69,7 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
     metrics = _run(job, state, checkpointer, writer, progress)
   if is_primary:
     save_curves(workdir)
-  return {'step': job.num_steps} | metrics
+  return metrics
 
 
 def evaluate(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
@@ -110,7 +110,7 @@ def _run(
   config, start = job.config, int(state.step)
   evaluator = make_evaluator(job)
   if start >= job.num_steps:
-    return evaluator(state)
+    return {'step': start} | evaluator(state)
   train_step = parallel.parallel_train_step(
     make_train_step(job.task, job.optimizer, job.schedule, config.seed)
   )
@@ -136,7 +136,7 @@ def _run(
         stopwatch.restart(step)
       if step % config.checkpoint.every_steps == 0 or is_last:
         checkpointer.save(step, state, eval_metrics)
-  return eval_metrics
+  return {'step': step} | eval_metrics
 
 
 def _restore(
