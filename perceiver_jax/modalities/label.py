@@ -24,11 +24,14 @@ class LabelOutput(OutputConfig):
       predictions are uniform; else at a truncated normal of variance 1/fan-in.
     query_init_scale: standard deviation of the truncated normal that the
       query starts from.
+    head_channels: of a hidden layer with tanh before the logits, as in the
+      head of BERT; None: no such layer.
   """
 
   num_classes: int = 1000
   use_zero_init: bool = False
   query_init_scale: float = 0.02
+  head_channels: int | None = None
 
   @property
   def has_single_query(self) -> bool:
@@ -39,6 +42,10 @@ class LabelOutput(OutputConfig):
     if self.num_classes < 1:
       raise ValueError(
         f'num_classes must be at least 1, got {self.num_classes}.'
+      )
+    if self.head_channels is not None and self.head_channels < 1:
+      raise ValueError(
+        f'head_channels must be at least 1 or None, got {self.head_channels}.'
       )
 
   def make(self, name: str, inputs: InputModality) -> 'LabelModality':
@@ -77,9 +84,11 @@ class LabelModality(hk.Module):
     del raw_queries
     config = self._config
     init = hk.initializers.Constant(0.0) if config.use_zero_init else None
-    return hk.Linear(config.num_classes, w_init=init, name='logits')(
-      decoded[:, 0]
-    )
+    features = decoded[:, 0]
+    if config.head_channels is not None:
+      hidden = hk.Linear(config.head_channels, name='head')(features)
+      features = jnp.tanh(hidden)
+    return hk.Linear(config.num_classes, w_init=init, name='logits')(features)
 
 
 class LabelInput(InputConfig):

@@ -37,6 +37,9 @@ from perceiver_jax.presets.audioset import (
 from perceiver_jax.presets.audioset import (
   perceiver_io_audioset_raw_video as perceiver_io_audioset_raw_video,
 )
+from perceiver_jax.presets.flow import (
+  perceiver_io_optical_flow as perceiver_io_optical_flow,
+)
 from perceiver_jax.presets.imagenet import (
   perceiver_imagenet_fourier as perceiver_imagenet_fourier,
 )
@@ -54,6 +57,18 @@ from perceiver_jax.presets.imagenet import (
 )
 from perceiver_jax.presets.kinetics import (
   perceiver_io_kinetics_autoencoding as perceiver_io_kinetics_autoencoding,
+)
+from perceiver_jax.presets.language import (
+  perceiver_io_language_bytes as perceiver_io_language_bytes,
+)
+from perceiver_jax.presets.language import (
+  perceiver_io_language_bytes_plus_plus as perceiver_io_language_bytes_plus_plus,  # noqa: E501
+)
+from perceiver_jax.presets.language import (
+  perceiver_io_language_glue as perceiver_io_language_glue,
+)
+from perceiver_jax.presets.language import (
+  perceiver_io_language_sentencepiece as perceiver_io_language_sentencepiece,
 )
 from perceiver_jax.presets.modelnet40 import (
   perceiver_modelnet40 as perceiver_modelnet40,
