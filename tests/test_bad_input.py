@@ -37,8 +37,10 @@ def _config(**changes):
 
 def _apply(config, images=IMAGES, **kwargs):
   perceiver = perceiver_jax.build(config)
-  params = perceiver.init(RNG, IMAGES)
-  return perceiver.apply(params, None, images, **kwargs)
+  params = jax.eval_shape(perceiver.init, RNG, IMAGES)
+  return jax.eval_shape(
+    lambda params: perceiver.apply(params, None, images, **kwargs), params
+  )
 
 
 @pytest.mark.parametrize(
