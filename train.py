@@ -8,7 +8,6 @@ Every field of the config is a flag:
 A directory that holds a checkpoint of the same model is gone on with.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 
@@ -36,9 +35,12 @@ def main(argv: Sequence[str]) -> None:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
   try:
-    print(_run(argv[1:]))
-  except (ValueError, OSError) as error:
+    print(_run(argv[1:]), end='')
+  except (ValueError, TypeError, OSError) as error:
+    logging.info('The error in full, for --verbosity=0:', exc_info=True)
     sys.exit(f'{type(error).__name__}: {error}')
+  except KeyboardInterrupt:
+    sys.exit('Stopped; the same command goes on from the last checkpoint.')
 
 
 def _run(arguments: Sequence[str]) -> str:
@@ -53,12 +55,12 @@ def _run(arguments: Sequence[str]) -> str:
   xla_flags.set_cpu_flags()
 
   # What starts JAX comes after the flags of its compiler.
-  from perceiver_jax.training import dry_run, loop
+  from perceiver_jax.training import dry_run, loop, metrics
 
   if _MODE.value == 'dry_run':
-    return dry_run.dry_run(_CONFIG.value)
+    return f'{dry_run.dry_run(_CONFIG.value)}\n'
   run = {'train': loop.train, 'eval': loop.evaluate}[_MODE.value]
-  return json.dumps(run(_CONFIG.value, _WORKDIR.value))
+  return metrics.json_line(run(_CONFIG.value, _WORKDIR.value))
 
 
 if __name__ == '__main__':

@@ -43,7 +43,9 @@ def get_config(variant: str = '') -> TrainConfig:
     data=DigitsData(batch_size=64, max_shift=1),
     task=ClassificationTask(label_smoothing=0.1),
     optimizer=AdamW(
-      schedule=Cosine(learning_rate=2e-3, warmup_steps=50), weight_decay=0.01
+      schedule=Cosine(learning_rate=2e-3, warmup_steps=50),
+      weight_decay=0.01,
+      max_grad_norm=1.0,
     ),
     checkpoint=CheckpointConfig(every_steps=500),
     num_steps=2000,
@@ -61,7 +63,7 @@ def get_config(variant: str = '') -> TrainConfig:
       config.num_steps = 4
       config.optimizer.schedule.warmup_steps = 1
       config.log_every_steps = 1
-      config.evaluate_every_steps = 4
+      config.evaluate_every_steps = 2
       config.checkpoint.every_steps = 2
     case _:
       raise ValueError(

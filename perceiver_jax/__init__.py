@@ -7,7 +7,8 @@ from perceiver_jax.build import (
   build_with_state,
 )
 from perceiver_jax.flops import count_flops, count_params
-from perceiver_jax.model import Encoded, PerceiverConfig
+from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.modules import Encoded
 
 __version__ = '0.1.0'
 

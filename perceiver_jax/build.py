@@ -17,14 +17,8 @@ from perceiver_jax.arrays import (
   Rng,
   State,
 )
-from perceiver_jax.model import (
-  Decoder,
-  Encoded,
-  Encoder,
-  PerceiverConfig,
-  Precision,
-  Processor,
-)
+from perceiver_jax.model import PerceiverConfig, Precision
+from perceiver_jax.modules import Decoder, Encoded, Encoder, Processor
 
 
 class Init(Protocol):

@@ -87,7 +87,8 @@ class Config(metaclass=_ConfigType):
 
   def copy(self) -> Self:
     """Returns a deep copy that can be changed, even of a frozen config."""
-    return from_dict(self.to_dict())
+    names = _annotations(type(self))
+    return type(self)(**{name: _copied(getattr(self, name)) for name in names})
 
   def to_dict(self) -> dict[str, Any]:
     """Returns nested plain dicts, each naming its class under 'class'."""
@@ -189,6 +190,16 @@ def _configs_in(value: Any) -> Iterator[Config]:
       yield from _configs_in(item)
   elif isinstance(value, Mapping):
     yield from _configs_in(tuple(value.values()))
+
+
+def _copied(value: Any) -> Any:
+  if isinstance(value, Config):
+    return value.copy()
+  if isinstance(value, tuple):
+    return tuple(map(_copied, value))
+  if isinstance(value, Mapping):
+    return {key: _copied(item) for key, item in value.items()}
+  return value
 
 
 def _encoded(value: Any) -> Any:

@@ -20,6 +20,11 @@ COMMANDS = [
 TRAIN_COMMANDS = [c for c in COMMANDS if c.startswith('python train.py')]
 
 
+@pytest.fixture(autouse=True)
+def _prepared_digits(digits_dir, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', digits_dir)
+
+
 def _run(command, tmp_path):
   """Runs `python ...` in a directory that has what the command names."""
   for name in ('configs', 'train.py'):

@@ -45,10 +45,17 @@ class Shard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-  """The shape and type of an array, as `jax.eval_shape` takes them."""
+  """The shape and type of an array, as `jax.eval_shape` takes them.
+
+  Attributes:
+    shape: its shape.
+    dtype: its type.
+    num_values: for integers that are in [0, num_values), such as labels.
+  """
 
   shape: tuple[int, ...]
   dtype: np.dtype
+  num_values: int | None = None
 
 
 class DataConfig(Config):

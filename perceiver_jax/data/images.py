@@ -1,12 +1,13 @@
 """Image classification data sets that TFDS has prepared."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from perceiver_jax.data import records
-from perceiver_jax.data.base import DataConfig
+from perceiver_jax.data.base import ArraySpec, DataConfig
 
 
 class ImageData(DataConfig):
@@ -41,6 +42,11 @@ class ImageData(DataConfig):
       bound = self.max_shift
       image = _shifted(image, rng.integers(-bound, bound + 1, size=2), bound)
     return {'image': image, 'label': np.asarray(example['label'], np.int32)}
+
+  def element_spec(self) -> dict[str, ArraySpec]:
+    spec = super().element_spec()
+    label = dataclasses.replace(spec['label'], num_values=self.num_classes)
+    return spec | {'label': label}
 
   @property
   def num_classes(self) -> int:

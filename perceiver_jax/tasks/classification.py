@@ -71,11 +71,20 @@ class ClassificationTask(TaskConfig):
           f'{name} must have 1 or {channels} numbers, one for each colour, '
           f'got {getattr(self, name)}.'
         )
-    label = spec[LABEL].shape
-    if label not in ((), (model.outputs.num_classes,)):
+    self._validate_label(spec[LABEL], model.outputs.num_classes)
+
+  def _validate_label(self, label: Any, num_classes: int) -> None:
+    kinds = {(): np.integer, (num_classes,): np.floating}
+    kind = kinds.get(tuple(label.shape))
+    if kind is None or not np.issubdtype(label.dtype, kind):
       raise ValueError(
-        'a label must be one class or a distribution over the '
-        f'{model.outputs.num_classes} of the model, got shape {label}.'
+        f'a label must be one class or a distribution over the {num_classes} '
+        f'of the model, got {label.dtype} of shape {label.shape}.'
+      )
+    if (getattr(label, 'num_values', None) or 0) > num_classes:
+      raise ValueError(
+        f'num_classes of the model must be at least {label.num_values}, the '
+        f'classes of the data, got {num_classes}.'
       )
 
   def validate_batch(
@@ -83,13 +92,15 @@ class ClassificationTask(TaskConfig):
   ) -> None:
     labels = batch[LABEL]
     num_classes = model.outputs.num_classes
-    is_class = np.issubdtype(labels.dtype, np.integer)
-    if is_class and not 0 <= labels.min() <= labels.max() < num_classes:
+    if np.issubdtype(labels.dtype, np.integer):
       wrong = labels[(labels < 0) | (labels >= num_classes)]
-      raise ValueError(
-        f'labels must be in [0, {num_classes}), the classes of the model, got '
-        f'{wrong[0]}.'
-      )
+      rule = f'be in [0, {num_classes}), the classes of the model'
+    else:
+      mass = labels.sum(axis=-1)
+      wrong = labels[(np.abs(mass - 1.0) > 1e-3) | (labels < 0).any(axis=-1)]
+      rule = 'be distributions, not negative, with sum 1'
+    if len(wrong):
+      raise ValueError(f'labels must {rule}, got {wrong[0]}.')
 
   def make(self, model: PerceiverConfig) -> Task:
     self.validate_model(model)

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 import jax
@@ -61,6 +61,18 @@ class CheckpointConfig(Config):
           f'CheckpointConfig.{name} must be at least {least}, got '
           f'{getattr(self, name)}.'
         )
+
+  def validate_metrics(self, names: Collection[str]) -> None:
+    """Checks that the metric that decides is among those of an evaluation.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if self.keep_best and self.best_metric not in names:
+      raise ValueError(
+        'CheckpointConfig.best_metric must be one of the metrics '
+        f'{sorted(names)}, got {self.best_metric!r}.'
+      )
 
   def make(
     self,
@@ -174,11 +186,7 @@ class Checkpointer:
       )
     if metrics is not None:
       metrics = {name: float(value) for name, value in metrics.items()}
-      if self._config.keep_best and self._config.best_metric not in metrics:
-        raise ValueError(
-          'CheckpointConfig.best_metric must be one of the metrics '
-          f'{sorted(metrics)}, got {self._config.best_metric!r}.'
-        )
+      self._config.validate_metrics(metrics)
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
       config=ocp.args.JsonSave(json.loads(self._config_json)),

@@ -23,12 +23,19 @@ def check_config(
   Raises:
     ValueError: a field differs; the message lists each by its dotted path.
   """
-  differences = _differences(dict(_fields(saved)), dict(_fields(current)))
+  differences = config_differences(saved, current)
   if differences:
     raise ValueError(
       f'the config must be the one that {workdir} was written with, got other '
       f'values; take another workdir, or restore these:\n{differences}'
     )
+
+
+def config_differences(
+  saved: Mapping[str, Any], current: Mapping[str, Any]
+) -> str:
+  """Returns a line for each field that differs, by its dotted path."""
+  return _differences(dict(_fields(saved)), dict(_fields(current)))
 
 
 def check_arrays(saved: Any, expected: Any, *, source: str) -> None:

@@ -5,7 +5,7 @@ import math
 
 from perceiver_jax.config import Config
 from perceiver_jax.data.base import DataConfig
-from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.model import PerceiverConfig, Precision
 from perceiver_jax.tasks.base import TaskConfig
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.optimizers import Optimizer
@@ -59,6 +59,21 @@ class TrainConfig(Config):
       value = getattr(self, name)
       if value is not None and not value > 0:
         raise ValueError(f'{name} must be positive, got {value}.')
+    if self.model.precision is Precision.FLOAT16:
+      raise ValueError(
+        'the precision of training must be FLOAT32 or BFLOAT16, got FLOAT16, '
+        'whose gradients would vanish without loss scaling.'
+      )
+    checkpoint = self.checkpoint
+    if (
+      checkpoint.keep_best
+      and checkpoint.every_steps % self.evaluate_every_steps
+    ):
+      raise ValueError(
+        'checkpoint.every_steps must be a multiple of evaluate_every_steps '
+        f'{self.evaluate_every_steps}, so that the best can be told, got '
+        f'{checkpoint.every_steps}; or set checkpoint.keep_best to 0.'
+      )
     if not 0 <= self.seed < 2**32:
       raise ValueError(f'seed must be in [0, 2**32), got {self.seed}.')
 

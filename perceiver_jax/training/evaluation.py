@@ -1,5 +1,6 @@
 """Evaluating a state on the whole evaluation split, every example once."""
 
+import collections
 from collections.abc import Callable
 
 import jax
@@ -20,12 +21,17 @@ def make_evaluator(job: Job) -> Callable[[TrainState], dict[str, float]]:
   eval_step = parallel.parallel_eval_step(make_eval_step(job.task))
 
   def evaluate(state: TrainState) -> dict[str, float]:
-    totals: dict[str, float] = {}
+    totals: collections.Counter[str] = collections.Counter()
     batches = eval_batches(job.config.data, shard=this_process())
     with device_batches(job, batches) as on_devices:
+      previous: dict[str, jax.Array] = {}
       for batch in on_devices:
-        for name, total in jax.device_get(eval_step(state, batch)).items():
-          totals[name] = totals.get(name, 0.0) + float(total)
+        sums = eval_step(state, batch)
+        # Fetched while the next batch is under way.
+        totals.update(jax.device_get(previous))
+        previous = sums
+    totals.update(jax.device_get(previous))
+    totals = {name: float(total) for name, total in totals.items()}
     count = totals.pop('count')
     means = {name: total / count for name, total in totals.items()}
     return means | {'num_examples': count}

@@ -10,7 +10,7 @@ import optax
 
 from perceiver_jax.data.base import Shard, prefetch
 from perceiver_jax.data.prefetch import Prefetcher
-from perceiver_jax.tasks.base import Batch, Task
+from perceiver_jax.tasks.base import Batch, Metrics, Task
 from perceiver_jax.training import parallel
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.state import TrainState, init_state
@@ -56,6 +56,11 @@ def make_job(config: TrainConfig) -> Job:
     )
   spec = config.data.element_spec()
   config.task.validate_spec(spec, config.model)
+  if not config.data.num_eval_examples:
+    raise ValueError(
+      'eval_split must have at least one example, got none in '
+      f'{config.data.eval_split!r}.'
+    )
   num_examples = config.data.num_train_examples
   num_steps = config.steps(num_examples)
   schedule = config.optimizer.schedule.make(
@@ -64,17 +69,23 @@ def make_job(config: TrainConfig) -> Job:
     num_steps=num_steps,
   )
   per_device = batch_size // jax.device_count()
-  return Job(
-    config,
-    num_steps,
-    config.task.make(config.model),
-    config.optimizer.make(schedule),
-    schedule,
-    {
-      name: jax.ShapeDtypeStruct((per_device, *array.shape), array.dtype)
-      for name, array in spec.items()
-    },
-  )
+  task = config.task.make(config.model)
+  device_batch = {
+    name: jax.ShapeDtypeStruct((per_device, *array.shape), array.dtype)
+    for name, array in spec.items()
+  }
+  config.checkpoint.validate_metrics(_metric_names(task, device_batch))
+  optimizer = config.optimizer.make(schedule)
+  return Job(config, num_steps, task, optimizer, schedule, device_batch)
+
+
+def _metric_names(task: Task, device_batch: Batch) -> list[str]:
+  """Returns the names of the metrics of an evaluation, computing nothing."""
+
+  def metrics(batch: Batch) -> Metrics:
+    return task.metrics(*task.init(jax.random.key(0), batch), batch)
+
+  return list(jax.eval_shape(metrics, device_batch))
 
 
 def first_state(job: Job) -> TrainState:

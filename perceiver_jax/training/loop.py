@@ -1,17 +1,22 @@
 """The order of events in a job; what happens at each is computed elsewhere."""
 
 import contextlib
+import json
 import os
 import time
 
 import jax
+from absl import logging
 from etils import epath
 
-from perceiver_jax.config import from_json
+from perceiver_jax.config import from_dict
 from perceiver_jax.data.base import train_batches
 from perceiver_jax.training import parallel
 from perceiver_jax.training.checkpoint import Checkpointer
-from perceiver_jax.training.compatibility import check_config
+from perceiver_jax.training.compatibility import (
+  check_config,
+  config_differences,
+)
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.curves import save_curves
 from perceiver_jax.training.evaluation import make_evaluator
@@ -118,9 +123,13 @@ def _run(
     config.data, seed=config.seed, start_step=start, shard=this_process()
   )
   stopwatch = _Stopwatch(start)
+  previous = None
   with device_batches(job, batches) as on_devices:
     for step in range(start + 1, job.num_steps + 1):
       state, metrics = train_step(state, next(on_devices))
+      # At most two steps are under way, each of which holds a batch.
+      jax.block_until_ready(previous)
+      previous = metrics
       is_last = step == job.num_steps
       eval_metrics = None
       if step % config.log_every_steps == 0 or is_last:
@@ -143,14 +152,18 @@ def _restore(
   job: Job, checkpointer: Checkpointer, workdir: Workdir
 ) -> TrainState | None:
   """Returns the newest state in `workdir`, None if there is none."""
-  saved = checkpointer.saved_config_json()
-  if saved is None:
+  saved_json = checkpointer.saved_config_json()
+  if saved_json is None:
     return None
-  check_config(
-    from_json(saved).model.to_dict(),
-    job.config.model.to_dict(),
-    workdir=str(workdir),
-  )
+  saved, current = json.loads(saved_json), job.config.to_dict()
+  # Fields that came later take their defaults, if the class is still known.
+  with contextlib.suppress(ValueError, TypeError, AttributeError):
+    saved['model'] = from_dict(saved['model']).to_dict()
+  check_config(saved['model'], current['model'], workdir=str(workdir))
+  if differences := config_differences(saved, current):
+    logging.warning(
+      'the run in %s goes on with another config:\n%s', workdir, differences
+    )
   return checkpointer.restore(abstract_state(job))
 
 

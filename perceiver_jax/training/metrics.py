@@ -74,10 +74,11 @@ class MetricWriter:
     if not self._is_primary:
       return
     scalars = {name: _scalar(name, value) for name, value in metrics.items()}
-    self._file.write(_encoded({'step': step, 'split': split} | scalars))
+    self._file.write(json_line({'step': step, 'split': split} | scalars))
     self._file.flush()
     for name, value in scalars.items():
-      self._summary_writer.add_scalar(f'{split}/{name}', value, step)
+      if math.isfinite(value):  # TensorBoard cannot draw the others.
+        self._summary_writer.add_scalar(f'{split}/{name}', value, step)
 
   def close(self) -> None:
     """Ends the writing."""
@@ -109,7 +110,7 @@ def _forget_after(path: epath.Path, step: int | None) -> None:
   kept = [line for line in lines if line['step'] <= step]
   # Written beside it and renamed: a kill leaves the old file or the new.
   rewritten = path.with_name(f'{path.name}.tmp')
-  rewritten.write_text(''.join(map(_encoded, kept)))
+  rewritten.write_text(''.join(map(json_line, kept)))
   rewritten.replace(path)
 
 
@@ -135,7 +136,8 @@ def _lines(path: epath.Path) -> list[dict[str, Any]]:
   return lines
 
 
-def _encoded(line: Mapping[str, Any]) -> str:
+def json_line(line: Mapping[str, Any]) -> str:
+  """Returns strict JSON with a line break; see `MetricWriter` for NaN."""
   values = {
     name: _name_of(value)
     if isinstance(value, float) and not math.isfinite(value)

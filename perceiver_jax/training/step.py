@@ -42,11 +42,11 @@ def make_train_step(
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     rng = jax.random.fold_in(rng, lax.axis_index(DEVICE_AXIS))
     gradient = jax.value_and_grad(task.loss, has_aux=True)
-    (_, (model_state, metrics)), grads = gradient(
+    (loss, (model_state, metrics)), grads = gradient(
       state.params, state.model_state, rng, batch
     )
     grads, model_state, metrics = _mean_over_devices(
-      (grads, model_state, mean_metrics(metrics))
+      (grads, model_state, mean_metrics(metrics) | {'loss': loss})
     )
     updates, optimizer_state = optimizer.update(
       grads, state.optimizer_state, state.params

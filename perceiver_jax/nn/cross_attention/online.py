@@ -246,13 +246,8 @@ def _backward(size, residuals, cotangents: Sums) -> tuple[Any, None, None]:
     # The total is a constant: its gradient would be rounding noise.
     cotangents = cotangents._replace(total=jnp.zeros_like(cotangents.total))
   rows, last = factors.rows, factors.last
-  num_chunks = factors.content.shape[1] // size
-  # The sum over tokens of weights times their cotangents.
-  inner = sum(
-    jnp.sum(jnp.reshape(value * cotangent, (*log_sum.shape, -1)), axis=-1)
-    for value, cotangent in zip(sums, cotangents, strict=True)
-    if value is not None
-  )
+  chunks = jnp.arange(factors.content.shape[1] // size)
+  inner = _inner_products(sums, cotangents)
   lead_slices = size // factors.num_last
 
   def step(carry, index):
@@ -285,9 +280,8 @@ def _backward(size, residuals, cotangents: Sums) -> tuple[Any, None, None]:
     jnp.zeros(rows.shape, jnp.float32),
     None if last is None else jnp.zeros_like(last),
   )
-  (d_rows, d_last), (d_content, d_scale, d_lead) = jax.lax.scan(
-    step, start, jnp.arange(num_chunks)
-  )
+  carry, (d_content, d_scale, d_lead) = jax.lax.scan(step, start, chunks)
+  d_rows, d_last = carry
   d_factors = Factors(
     d_rows.astype(rows.dtype),
     _joined(d_content, axis=1).astype(factors.content.dtype),
@@ -296,6 +290,15 @@ def _backward(size, residuals, cotangents: Sums) -> tuple[Any, None, None]:
     d_last,
   )
   return d_factors, None, None
+
+
+def _inner_products(sums: Sums, cotangents: Sums) -> Float[Array, 'B R']:
+  """Returns the sums over tokens of weights times their cotangents."""
+  return sum(
+    jnp.sum(value * cotangent, axis=tuple(range(2, value.ndim)))
+    for value, cotangent in zip(sums, cotangents, strict=True)
+    if value is not None
+  )
 
 
 def _joined(chunks: Array | None, axis: int) -> Array | None:

@@ -1,0 +1,246 @@
+"""The three modules of a Perceiver, one for each of its verbs.
+
+The `Encoder` reads inputs into latents, the `Processor` works on the latents,
+and the `Decoder` reads out of them what outputs are made of.
+"""
+
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from perceiver_jax.arrays import InputMask, Latents, QueryMask, Rng
+from perceiver_jax.modalities.base import OutputModality
+from perceiver_jax.model import AverageDecoder, PerceiverConfig, Placement
+from perceiver_jax.nn.cross_attention import PreparedInputs
+from perceiver_jax.nn.positions import learned_positions
+from perceiver_jax.nn.repeat import Block, repeat, stack
+from perceiver_jax.nn.tokens import Tokens
+
+
+class Encoded(NamedTuple):
+  """What `encode` hands to `process`.
+
+  Attributes:
+    latents: the latents after the first cross-attend.
+    tokens: the input tokens; None unless `process` reads the inputs again, or
+      they are the queries of `decode`.
+    mask: which tokens to use; None: all of them, or `process` needs no mask.
+  """
+
+  latents: Latents
+  tokens: Tokens | None
+  mask: InputMask | None
+
+
+class Encoder(hk.Module):
+  """Holds the latents and reads the inputs for the first time."""
+
+  def __init__(self, config: PerceiverConfig, name: str = 'encoder'):
+    super().__init__(name)
+    self._config = config
+
+  def __call__(
+    self, tokens: Tokens, mask: InputMask | None, *, is_training: bool
+  ) -> Encoded:
+    config = self._config
+    latents = learned_positions(
+      config.num_latents,
+      config.latent_channels,
+      config.latent_init_scale,
+      'latents',
+    )
+    batch_size = tokens.content.shape[0]
+    latents = jnp.broadcast_to(latents, (batch_size, *latents.shape))
+    inputs = config.cross_attend.prepare(tokens, num_queries=config.num_latents)
+    cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
+    latents = cross_attend(
+      cross_attend.parameters('cross_attend', latents, inputs),
+      hk.next_rng_key() if is_training else None,
+      latents,
+      inputs,
+      mask,
+      is_training=is_training,
+    )
+    again = config.reads_inputs_again
+    keeps_tokens = again or config.outputs.is_queried_by_inputs
+    tokens = tokens if keeps_tokens else None
+    return Encoded(latents, tokens, mask if again else None)
+
+
+class Processor(hk.Module):
+  """The deep latent transformer, with the later cross-attends in it."""
+
+  def __init__(self, config: PerceiverConfig, name: str = 'processor'):
+    super().__init__(name)
+    self._config = config
+    self._cross_attend = Block(
+      config.cross_attend, remat=config.cross_attend.remat
+    )
+    self._self_attend = Block(
+      config.self_attend, remat=config.self_attend.remat
+    )
+
+  def __call__(self, encoded: Encoded, *, is_training: bool) -> Latents:
+    latents, tokens, mask = encoded
+    config = self._config
+    inputs = self._prepared(tokens)
+    shared_cross, crosses = self._cross_attend_params(latents, inputs)
+    if shared_cross is not None:
+      project = Block(config.cross_attend.project, remat=False)
+      inputs = project(shared_cross, None, inputs, is_training=is_training)
+    shared_block, blocks = self._block_params(latents)
+    group = config.blocks_per_cross_attend
+
+    # None, in place of a layer's own parameters, stands for the shared ones.
+    def attend(latents, cross, rng):
+      params = shared_cross if cross is None else cross
+      return self._cross_attend(
+        params, rng, latents, inputs, mask, is_training=is_training
+      )
+
+    def transform(latents, block, rng):
+      layers = shared_block if block is None else block
+      return self._self_attends(latents, layers, rng, is_training=is_training)
+
+    def attend_and_transform(latents, layers, rng):
+      cross, blocks = layers
+      rngs = _split(rng)
+      latents = attend(latents, cross, rngs[0])
+      return self._repeat(transform, latents, blocks, rngs[1], group)
+
+    rngs = _split(hk.next_rng_key() if is_training else None)
+    num_crosses = len(crosses)
+    if config.cross_attend_placement is Placement.START:
+      crosses = self._stack(crosses)
+      latents = self._repeat(attend, latents, crosses, rngs[0], num_crosses)
+      blocks = self._stack(blocks)
+      return self._repeat(transform, latents, blocks, rngs[1], group)
+
+    first, *groups = [
+      self._stack(blocks[i : i + group])
+      for i in range(0, config.num_blocks, group)
+    ]
+    latents = self._repeat(transform, latents, first, rngs[0], group)
+    if not groups:
+      return latents
+    rounds = self._stack(list(zip(crosses, groups, strict=True)))
+    return self._repeat(
+      attend_and_transform, latents, rounds, rngs[1], num_crosses
+    )
+
+  def _prepared(self, tokens: Tokens | None) -> PreparedInputs | None:
+    """Computes what depends on the inputs alone, if they are read again."""
+    config = self._config
+    if not config.reads_inputs_again:
+      return None
+    return config.cross_attend.prepare(tokens, num_queries=config.num_latents)
+
+  @hk.transparent
+  def _cross_attend_params(
+    self, latents: Latents, inputs: PreparedInputs | None
+  ) -> tuple[Any, list[Any]]:
+    """Returns shared parameters or None, and those of each cross-attend."""
+    count = self._config.num_cross_attends - 1
+    if count and self._config.share_cross_attends:
+      params = self._cross_attend.parameters('cross_attend', latents, inputs)
+      return params, [None] * count
+    return None, [
+      self._cross_attend.parameters(f'cross_attend_{i}', latents, inputs)
+      for i in range(count)
+    ]
+
+  @hk.transparent
+  def _block_params(self, latents: Latents) -> tuple[Any, list[Any]]:
+    """Returns shared parameters or None, and those of each block."""
+    if self._config.share_blocks:
+      block = self._layers('self_attend', latents)
+      return block, [None] * self._config.num_blocks
+    return None, [
+      self._layers(f'block_{i}_self_attend', latents)
+      for i in range(self._config.num_blocks)
+    ]
+
+  @hk.transparent
+  def _layers(self, prefix: str, latents: Latents) -> Any:
+    return self._stack(
+      [
+        self._self_attend.parameters(f'{prefix}_{i}', latents)
+        for i in range(self._config.num_self_attends_per_block)
+      ]
+    )
+
+  @hk.transparent
+  def _self_attends(
+    self, latents: Latents, layers: Any, rng: Rng | None, *, is_training: bool
+  ) -> Latents:
+    """Applies one latent transformer."""
+
+    def layer(latents, params, rng):
+      return self._self_attend(params, rng, latents, is_training=is_training)
+
+    length = self._config.num_self_attends_per_block
+    return self._repeat(layer, latents, layers, rng, length)
+
+  def _stack(self, layers: list[Any]) -> Any:
+    return stack(layers, unroll=self._config.unroll)
+
+  def _repeat(self, body, latents, layers, rng, length) -> Latents:
+    unroll = self._config.unroll
+    return repeat(body, latents, layers, rng, length=length, unroll=unroll)
+
+
+class Decoder(hk.Module):
+  """Turns latents into what the output modality makes outputs of."""
+
+  def __init__(self, config: PerceiverConfig, name: str = 'decoder'):
+    super().__init__(name)
+    self._config = config.decoder
+    self._query_channels = config.decoded_channels
+
+  def __call__(
+    self,
+    latents: Latents,
+    outputs: OutputModality,
+    queries: Any | None,
+    query_mask: QueryMask | None,
+    *,
+    is_training: bool,
+  ) -> Float[Array, 'B O E']:
+    config = self._config
+    if isinstance(config, AverageDecoder):
+      if queries is not None or query_mask is not None:
+        raise ValueError(
+          'queries and query_mask must be None with an AverageDecoder, which '
+          'reads the mean over latents.'
+        )
+      return jnp.mean(latents, axis=1, keepdims=True)
+    queries = outputs.queries(queries, latents.shape[0], self._query_channels)
+    queries = queries.astype(latents.dtype)
+    if query_mask is not None and query_mask.shape != queries.shape[:2]:
+      raise ValueError(
+        f'query_mask must have shape [B, O] = {list(queries.shape[:2])}, '
+        f'got {list(query_mask.shape)}.'
+      )
+    cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
+    arrays = (
+      queries,
+      config.cross_attend.prepare(latents, num_queries=queries.shape[1]),
+    )
+    return cross_attend(
+      cross_attend.parameters('cross_attend', *arrays),
+      hk.next_rng_key() if is_training else None,
+      *arrays,
+      None,
+      query_mask,
+      is_training=is_training,
+    )
+
+
+def _split(rng: Rng | None) -> tuple[Rng | None, Rng | None]:
+  if rng is None:
+    return None, None
+  first, second = jax.random.split(rng)
+  return first, second
