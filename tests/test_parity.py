@@ -264,6 +264,9 @@ class _Recorded:
 # (language) tolerances from their gradients, whether positions are computed in
 # float64 or float32.
 _ALLOWED = {
+  # The query gradient of the decoder: 1.25 unrolled and eager, 0.8 compiled;
+  # only the order of sums differs.
+  'imagenet_fourier': 2.0,
   'language': 4.0,
   'perceiver_v1_shared': 4.0,
   'perceiver_v1_unshared': 12.0,

@@ -62,7 +62,7 @@ def tiny_config(data_dir, embedding=None, **fields) -> TrainConfig:
     data=DigitsData(batch_size=16, eval_batch_size=48, data_dir=data_dir),
     task=ClassificationTask(label_smoothing=0.1),
     optimizer=AdamW(schedule=Constant(learning_rate=1e-2)),
-    checkpoint=CheckpointConfig(every_steps=2),
+    checkpoint=CheckpointConfig(every_steps=2, keep_best=0),
     num_steps=6,
     log_every_steps=1,
     evaluate_every_steps=3,
