@@ -59,7 +59,7 @@ def _train_briefly(config, workdir):
 
 def _edit_saved_configs(workdir, edit):
   """Rewrites the config of each checkpoint, as an earlier version left it."""
-  paths = [p for p in workdir.glob('checkpoints/*/config/*') if p.is_file()]
+  paths = list(workdir.glob('checkpoints/*/config/metadata'))
   assert paths
   for path in paths:
     saved = json.loads(path.read_text())
