@@ -75,14 +75,14 @@ def _figure(metrics: dict[str, _Curves], colors: dict[str, str]) -> Figure:
   rows = math.ceil(len(metrics) / columns)
   figure = Figure(figsize=(4.4 * columns, 3.1 * rows), layout='constrained')
   FigureCanvasAgg(figure)
-  grid = figure.subplots(rows, columns, squeeze=False).flat
+  grid = list(figure.subplots(rows, columns, squeeze=False).flat)
   last_step = max(
     points[-1][0] for curves in metrics.values() for points in curves.values()
   )
   for axes, (name, curves) in zip(grid, metrics.items(), strict=False):
     _draw(axes, name, curves, colors)
     axes.set_xlim(-0.02 * last_step, 1.02 * last_step or 1.0)
-  for axes in list(grid)[len(metrics) :]:
+  for axes in grid[len(metrics) :]:
     axes.remove()
   return figure
 
