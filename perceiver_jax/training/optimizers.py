@@ -86,45 +86,8 @@ class Optimizer(Config):
     return optax.add_decayed_weights(self.weight_decay, mask=decay_mask)
 
 
-class Lamb(Optimizer):
-  """Adam whose every update is scaled to the norm of the array it updates.
-
-  The weight decay is added to Adam's direction before that scaling.
-
-  Source: You et al. (arXiv 1904.00962); the order and constants are those of
-  the published Perceiver training script, which decays by 0.1 and clips at 10.
-
-  Attributes:
-    b1: decay of the mean of the gradients, in [0, 1).
-    b2: decay of the mean of their squares, in [0, 1).
-    eps: added to the root of the latter.
-  """
-
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-6
-
-  def validate(self) -> None:
-    super().validate()
-    _check_adam(self)
-
-  def make(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-    self.validate()
-    return optax.chain(
-      self._clip(),
-      optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
-      self._decay(),
-      optax.scale_by_trust_ratio(),
-      optax.scale_by_learning_rate(schedule),
-    )
-
-
-class AdamW(Optimizer):
-  """Adam with decoupled weight decay.
-
-  One update shrinks a parameter by `learning_rate * weight_decay` of itself.
-
-  Source: Loshchilov and Hutter (arXiv 1711.05101).
+class _Adam(Optimizer):
+  """What the optimizers with Adam's direction have in common.
 
   Attributes:
     b1: decay of the mean of the gradients, in [0, 1).
@@ -138,13 +101,51 @@ class AdamW(Optimizer):
 
   def validate(self) -> None:
     super().validate()
-    _check_adam(self)
+    name = type(self).__name__
+    _check_decay_rate(f'{name}.b1', self.b1)
+    _check_decay_rate(f'{name}.b2', self.b2)
+    if not 0.0 < self.eps < math.inf:
+      raise ValueError(f'{name}.eps must be positive, got {self.eps}.')
+
+  def _direction(self) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+
+
+class Lamb(_Adam):
+  """Adam whose every update is scaled to the norm of the array it updates.
+
+  The weight decay is added to Adam's direction before that scaling.
+
+  Source: You et al. (arXiv 1904.00962); the order and constants are those of
+  the published Perceiver training script, which decays by 0.1 and clips at 10.
+  """
+
+  eps: float = 1e-6
 
   def make(self, schedule: optax.Schedule) -> optax.GradientTransformation:
     self.validate()
     return optax.chain(
       self._clip(),
-      optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+      self._direction(),
+      self._decay(),
+      optax.scale_by_trust_ratio(),
+      optax.scale_by_learning_rate(schedule),
+    )
+
+
+class AdamW(_Adam):
+  """Adam with decoupled weight decay.
+
+  One update shrinks a parameter by `learning_rate * weight_decay` of itself.
+
+  Source: Loshchilov and Hutter (arXiv 1711.05101).
+  """
+
+  def make(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    self.validate()
+    return optax.chain(
+      self._clip(),
+      self._direction(),
       self._decay(),
       optax.scale_by_learning_rate(schedule),
     )
@@ -176,14 +177,6 @@ class Sgd(Optimizer):
       optax.trace(self.momentum, nesterov=self.use_nesterov),
       optax.scale_by_learning_rate(schedule),
     )
-
-
-def _check_adam(config: Lamb | AdamW) -> None:
-  name = type(config).__name__
-  _check_decay_rate(f'{name}.b1', config.b1)
-  _check_decay_rate(f'{name}.b2', config.b2)
-  if not 0.0 < config.eps < math.inf:
-    raise ValueError(f'{name}.eps must be positive, got {config.eps}.')
 
 
 def _check_decay_rate(subject: str, value: float) -> None:
