@@ -1,5 +1,6 @@
 """The Perceiver family in JAX and Haiku, as pure functions."""
 
+from perceiver_jax.attention_maps import AttentionMaps, attention_maps
 from perceiver_jax.build import (
   Perceiver,
   PerceiverWithState,
@@ -13,10 +14,12 @@ from perceiver_jax.modules import Encoded
 __version__ = '0.1.0'
 
 __all__ = [
+  'AttentionMaps',
   'Encoded',
   'Perceiver',
   'PerceiverConfig',
   'PerceiverWithState',
+  'attention_maps',
   'build',
   'build_with_state',
   'count_flops',

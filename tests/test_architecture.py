@@ -24,6 +24,7 @@ LAYERS = {
   'perceiver_jax.model': 3,
   'perceiver_jax.modules': 3,
   'perceiver_jax': 4,
+  'perceiver_jax.attention_maps': 4,
   'perceiver_jax.build': 4,
   'perceiver_jax.flops': 4,
   'perceiver_jax.presets': 4,

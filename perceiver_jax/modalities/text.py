@@ -270,4 +270,4 @@ def _rows(
   """Looks rows up; one that does not exist is NaN."""
   # Negative indices would count from the end.
   indices = jnp.where(indices < 0, len(table), indices)
-  return table.at[indices].get(mode='fill', fill_value=jnp.nan)
+  return jnp.asarray(table).at[indices].get(mode='fill', fill_value=jnp.nan)

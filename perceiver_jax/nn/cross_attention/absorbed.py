@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.nn.cross_attention.absorption import absorb, release
 from perceiver_jax.nn.cross_attention.base import (
-  MASKED_LOGIT,
   Dropout,
   InputParameters,
+  masked_softmax,
   normalise,
 )
 
@@ -43,6 +43,22 @@ class Absorbed:
     del params
     return self
 
+  def weights(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+  ) -> Float[Array, 'B H N M']:
+    batch, num_queries, num_heads, _ = query.shape
+    logits = jnp.einsum(
+      'brc,bmc->brm',
+      absorb(query, params).astype(self.normalised.dtype),
+      self.normalised,
+      preferred_element_type=jnp.float32,
+    )
+    weights = masked_softmax(logits, mask)
+    return weights.reshape(batch, num_heads, num_queries, -1)
+
   def read(
     self,
     query: Float[Array, 'B N H F'],
@@ -51,18 +67,11 @@ class Absorbed:
     dropout: Dropout | None,
   ) -> Float[Array, 'B N HG']:
     normalised = self.normalised
-    rows = absorb(query, params).astype(normalised.dtype)
-    logits = jnp.einsum(
-      'brc,bmc->brm', rows, normalised, preferred_element_type=jnp.float32
-    )
-    if mask is not None:
-      logits = jnp.where(mask[:, None], logits, MASKED_LOGIT)
-    weights = jax.nn.softmax(logits, axis=-1)
-    if mask is not None:
-      weights = jnp.where(mask[:, None], weights, 0.0)
+    batch, num_inputs, _ = normalised.shape
+    weights = self.weights(query, params, mask).reshape(batch, -1, num_inputs)
     if dropout is not None:
-      tokens = jnp.arange(logits.shape[-1])
-      weights = weights * dropout.factors(tokens, logits.shape[:2])
+      tokens = jnp.arange(num_inputs)
+      weights = weights * dropout.factors(tokens, weights.shape[:2])
     average = jnp.einsum(
       'brm,bmc->brc',
       weights.astype(normalised.dtype),

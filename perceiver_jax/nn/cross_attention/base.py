@@ -100,6 +100,15 @@ class PreparedInputs(Protocol):
     """Computes what inputs and parameters determine, for repeated reading."""
     ...
 
+  def weights(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+  ) -> Float[Array, 'B H N M']:
+    """Returns what `read` averages values with, all of it at once; float32."""
+    ...
+
   def read(
     self,
     query: Float[Array, 'B N H F'],
@@ -116,6 +125,21 @@ class PreparedInputs(Protocol):
       dropout: of attention weights; None: none.
     """
     ...
+
+
+def masked_softmax(
+  logits: Float[Array, 'B *rows M'], mask: Bool[Array, 'B M'] | None
+) -> Float[Array, 'B *rows M']:
+  """Returns weights of inputs: 0 where masked, in every row of that example.
+
+  A row sums to 1, or to 0 if all of its inputs are masked.
+  """
+  if mask is None:
+    return jax.nn.softmax(logits, axis=-1)
+  rows = (1,) * (logits.ndim - 2)
+  mask = mask.reshape(len(mask), *rows, -1)
+  weights = jax.nn.softmax(jnp.where(mask, logits, MASKED_LOGIT), axis=-1)
+  return jnp.where(mask, weights, 0.0)
 
 
 def normalise(

@@ -48,6 +48,17 @@ class Chunked:
     del params
     return self
 
+  def weights(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+  ) -> Float[Array, 'B H N M']:
+    rows = absorb(query, params).astype(self.normalised.dtype)
+    return online.weights(
+      online.Factors(rows, self.normalised), mask, num_heads=query.shape[2]
+    )
+
   def read(
     self,
     query: Float[Array, 'B N H F'],

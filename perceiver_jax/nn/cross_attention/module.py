@@ -62,14 +62,12 @@ class CrossAttention(hk.Module):
       query_mask: which queries read; the others get what zeros project to.
       is_training: whether dropout applies.
     """
-    query = linear(self._qk_channels, name='query')(queries)
-    query = query.reshape(*query.shape[:-1], self._num_heads, -1)
     dropout = None
     if is_training and self._dropout_prob:
       dropout = Dropout(hk.next_rng_key(), self._dropout_prob)
     read = query_chunks.read(
       inputs,
-      query,
+      self._by_heads(queries),
       self._input_parameters(inputs.num_channels, norm),
       None if input_mask is None else jnp.asarray(input_mask),
       dropout,
@@ -77,6 +75,36 @@ class CrossAttention(hk.Module):
     if query_mask is not None:
       read = jnp.where(jnp.asarray(query_mask)[:, :, None], read, 0)
     return linear(queries.shape[-1], name='output')(read)
+
+  @hk.name_like('__call__')
+  def weights(
+    self,
+    queries: Float[Array, 'B N D'],
+    inputs: PreparedInputs,
+    norm: NormParameters,
+    input_mask: Bool[Array, 'B M'] | None,
+    query_mask: Bool[Array, 'B N'] | None,
+  ) -> Float[Array, 'B H N M']:
+    """Returns the weights with which queries read; see `__call__`.
+
+    The weights of a masked query are zero, like all it reads.
+    """
+    weights = inputs.weights(
+      self._by_heads(queries),
+      self._input_parameters(inputs.num_channels, norm),
+      None if input_mask is None else jnp.asarray(input_mask),
+    )
+    if query_mask is not None:
+      used = jnp.asarray(query_mask)[:, None, :, None]
+      weights = jnp.where(used, weights, 0.0)
+    return weights
+
+  @hk.transparent
+  def _by_heads(
+    self, queries: Float[Array, 'B N D']
+  ) -> Float[Array, 'B N H F']:
+    query = linear(self._qk_channels, name='query')(queries)
+    return query.reshape(*query.shape[:-1], self._num_heads, -1)
 
   @hk.transparent
   def _input_parameters(

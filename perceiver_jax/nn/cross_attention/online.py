@@ -18,7 +18,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from perceiver_jax.nn.cross_attention.base import MASKED_LOGIT, Dropout
+from perceiver_jax.nn.cross_attention.base import (
+  MASKED_LOGIT,
+  Dropout,
+  masked_softmax,
+)
 
 _CHUNK_WEIGHTS = 2**19
 
@@ -96,6 +100,25 @@ def read(
   if padding and sums.lead is not None:
     sums = sums._replace(lead=sums.lead[:, :, :num_lead])
   return sums
+
+
+def weights(
+  factors: Factors, mask: Bool[Array, 'B M'] | None, *, num_heads: int
+) -> Float[Array, 'B H N M']:
+  """Returns the weights that `read` never holds all at once.
+
+  Args:
+    factors: what logits are made of.
+    mask: which tokens to use.
+    num_heads: number H; the R = H N rows are queries within heads.
+  """
+  num_tokens = factors.content.shape[1]
+  chunk = _chunk(jnp.int32(0), num_tokens, factors, mask, None)
+  logits = chunk.scaled(
+    chunk.products(factors.rows, factors.lead, factors.last)
+  )
+  logits = logits.reshape(len(logits), num_heads, -1, num_tokens)
+  return masked_softmax(logits, mask)
 
 
 def _pad(factors: Factors, mask: Array, num_lead: int) -> tuple[Factors, Array]:

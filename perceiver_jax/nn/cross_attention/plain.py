@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.nn.cross_attention.base import (
-  MASKED_LOGIT,
   Dropout,
   InputParameters,
+  masked_softmax,
   normalise,
 )
 
@@ -50,6 +50,22 @@ class Plain:
       ),
     )
 
+  def weights(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+  ) -> Float[Array, 'B H N M']:
+    key, _ = self._keys_and_values(params)
+    num_heads, head_size = query.shape[2:]
+    logits = jnp.einsum(
+      'bnhf,bmhf->bhnm',
+      query,
+      key.reshape(*key.shape[:2], num_heads, -1),
+      preferred_element_type=jnp.float32,
+    )
+    return masked_softmax(logits * head_size**-0.5, mask)
+
   def read(
     self,
     query: Float[Array, 'B N H F'],
@@ -57,27 +73,19 @@ class Plain:
     mask: Bool[Array, 'B M'] | None,
     dropout: Dropout | None,
   ) -> Float[Array, 'B N HG']:
-    keys_and_values = self.keys_and_values
-    if keys_and_values is None:
-      keys_and_values = self.project(params).keys_and_values
-    batch, num_queries, num_heads, head_size = query.shape
-    key, value = (
-      array.reshape(*array.shape[:2], num_heads, -1)
-      for array in keys_and_values
-    )
-    logits = jnp.einsum(
-      'bnhf,bmhf->bhnm', query, key, preferred_element_type=jnp.float32
-    )
-    logits = logits * head_size**-0.5
-    if mask is not None:
-      mask = mask[:, None, None]
-      logits = jnp.where(mask, logits, MASKED_LOGIT)
-    weights = jax.nn.softmax(logits, axis=-1)
-    if mask is not None:
-      weights = jnp.where(mask, weights, 0.0)
+    projected = Plain(self.inputs, self._keys_and_values(params))
+    weights = projected.weights(query, params, mask)
+    batch, num_queries, num_heads, _ = query.shape
     if dropout is not None:
-      tokens = jnp.arange(logits.shape[-1])
+      tokens = jnp.arange(weights.shape[-1])
       factors = dropout.factors(tokens, (batch, num_heads * num_queries))
       weights = weights * factors.reshape(weights.shape)
+    _, value = projected.keys_and_values
+    value = value.reshape(*value.shape[:2], num_heads, -1)
     outputs = jnp.einsum('bhnm,bmhg->bnhg', weights.astype(value.dtype), value)
     return outputs.reshape(batch, num_queries, -1)
+
+  def _keys_and_values(self, params: InputParameters) -> tuple[Array, Array]:
+    if self.keys_and_values is not None:
+      return self.keys_and_values
+    return self.project(params).keys_and_values

@@ -86,6 +86,15 @@ class Separable:
     del params
     return self
 
+  def weights(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+  ) -> Float[Array, 'B H N M']:
+    factors = self._factors(query, params)
+    return online.weights(factors, mask, num_heads=query.shape[2])
+
   def read(
     self,
     query: Float[Array, 'B N H F'],
@@ -93,23 +102,12 @@ class Separable:
     mask: Bool[Array, 'B M'] | None,
     dropout: Dropout | None,
   ) -> Float[Array, 'B N HG']:
-    rows = absorb(query, params)
-    content_rows, axis_rows = self._split(rows)
-    terms = [
-      _precise('brf,sf->brs', rows, features)
-      for rows, features in zip(axis_rows, self.features, strict=True)
-    ]
+    factors = self._factors(query, params)
     sums = online.read(
-      online.Factors(
-        content_rows.astype(self.content.dtype),
-        self.content,
-        self.inverse_std,
-        self._lead_terms(terms[:-1]),
-        terms[-1],
-      ),
+      factors,
       mask,
       dropout,
-      chunk_size=self.chunk_size or online.chunk_size(rows),
+      chunk_size=self.chunk_size or online.chunk_size(factors.rows),
     )
     weights = [*self._lead_sums(sums.lead), sums.last]
     averages = [
@@ -119,6 +117,23 @@ class Separable:
     average = self._join(sums.content, averages)
     average = average - jnp.mean(average, axis=-1, keepdims=True)
     return release(average, sums.total, params, query)
+
+  def _factors(
+    self, query: Float[Array, 'B N H F'], params: InputParameters
+  ) -> online.Factors:
+    """Returns what logits are made of."""
+    content_rows, axis_rows = self._split(absorb(query, params))
+    terms = [
+      _precise('brf,sf->brs', rows, features)
+      for rows, features in zip(axis_rows, self.features, strict=True)
+    ]
+    return online.Factors(
+      content_rows.astype(self.content.dtype),
+      self.content,
+      self.inverse_std,
+      self._lead_terms(terms[:-1]),
+      terms[-1],
+    )
 
   def _split(self, rows: Float[Array, 'B R C']) -> tuple[Array, list[Array]]:
     """Returns the channels of rows that meet content, then those of axes."""
