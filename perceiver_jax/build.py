@@ -61,6 +61,9 @@ class Apply(Protocol):
         read zeros.
       query_mask: which queries read. None: all.
 
+    Masks of several modalities are one array over all of them, or a dict of
+    arrays, where None or no mask means all of a modality.
+
     Raises:
       ValueError: `is_training` without an rng, or inputs of a wrong shape.
       TypeError: inputs of a wrong dtype.

@@ -4,6 +4,7 @@ The `Encoder` reads inputs into latents, the `Processor` works on the latents,
 and the `Decoder` reads out of them what outputs are made of.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -198,27 +199,32 @@ class Decoder(hk.Module):
   def __init__(self, config: PerceiverConfig, name: str = 'decoder'):
     super().__init__(name)
     self._config = config.decoder
+    self._outputs = config.outputs
     self._query_channels = config.decoded_channels
 
   def __call__(
     self,
     latents: Latents,
     outputs: OutputModality,
-    queries: Any | None,
-    query_mask: QueryMask | None,
+    raw_queries: Any | None,
+    query_mask: QueryMask | Mapping[str, QueryMask | None] | None,
     *,
     is_training: bool,
   ) -> Float[Array, 'B O E']:
     config = self._config
     if isinstance(config, AverageDecoder):
-      if queries is not None or query_mask is not None:
+      if raw_queries is not None or query_mask is not None:
         raise ValueError(
           'queries and query_mask must be None with an AverageDecoder, which '
           'reads the mean over latents.'
         )
       return jnp.mean(latents, axis=1, keepdims=True)
-    queries = outputs.queries(queries, latents.shape[0], self._query_channels)
+    batch_size = latents.shape[0]
+    queries = outputs.queries(raw_queries, batch_size, self._query_channels)
     queries = queries.astype(latents.dtype)
+    query_mask = self._outputs.join_masks(
+      query_mask, outputs, raw_queries, batch_size
+    )
     if query_mask is not None and query_mask.shape != queries.shape[:2]:
       raise ValueError(
         f'query_mask must have shape [B, O] = {list(queries.shape[:2])}, '

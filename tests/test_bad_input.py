@@ -14,7 +14,11 @@ from perceiver_jax.modalities.image import (
   PatchEmbedding,
 )
 from perceiver_jax.modalities.label import LabelOutput
-from perceiver_jax.model import AverageDecoder, PerceiverConfig
+from perceiver_jax.model import (
+  AttentionDecoder,
+  AverageDecoder,
+  PerceiverConfig,
+)
 from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
 
 IMAGES = np.zeros((2, 8, 8, 3), np.float32)
@@ -125,6 +129,12 @@ def test_masks_of_a_wrong_shape_are_refused():
 def test_training_without_an_rng_is_refused():
   with pytest.raises(ValueError, match='rng must be a key if is_training'):
     _apply(_config(), is_training=True)
+
+
+def test_dict_of_query_masks_is_refused_for_a_single_output():
+  config = _config(decoder=AttentionDecoder(query_channels=4))
+  with pytest.raises(ValueError, match='one array for LabelOutput, got a dict'):
+    _apply(config, query_mask={'label': np.ones((2, 1), bool)})
 
 
 def test_queries_are_refused_where_none_are_asked():

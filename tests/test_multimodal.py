@@ -280,6 +280,43 @@ def test_outputs_are_a_dict_and_parts_are_those_of_the_whole():
     np.testing.assert_allclose(part[name], array, atol=1e-5)
 
 
+def test_masks_of_queries_are_one_or_a_dict():
+  _, decode, params = _decoder()
+  latents = _normal(2, 4, 8)
+  queries = {'image': np.array([7, 0, 3]), 'label': None, 'sound': None}
+  image = np.array([[True, False, True], [False, True, True]])
+  masks = {'image': image, 'sound': None}
+  outputs = decode(params, None, latents, queries, query_mask=masks)
+  # Alphabetical: 3 of the image, 1 label, 3 patches of sound.
+  joined = np.concatenate([image, np.ones((2, 4), bool)], axis=1)
+  same = decode(params, None, latents, queries, query_mask=joined)
+  for name, array in outputs.items():
+    np.testing.assert_array_equal(array, same[name])
+  whole = decode(params, None, latents, queries)
+  used = image[..., None] & np.ones(3, bool)
+  np.testing.assert_allclose(outputs['image'][used], whole['image'][used])
+  # What is not read does not depend on the latents.
+  other = decode(params, None, latents + 1, queries, query_mask=masks)
+  unused = outputs['image'][~used]
+  np.testing.assert_array_equal(other['image'][~used], unused)
+  assert np.all(np.abs(unused - whole['image'][~used]) > 1e-5)
+
+
+@pytest.mark.parametrize(
+  ('mask', 'message'),
+  [
+    ({'image': np.ones((2, 2), bool)}, r"\['image'\] .*\[2, 3\], got \[2, 2"),
+    ({'scene': None}, r"of \['image', 'label'\], got \['scene'\]"),
+    (np.ones((2, 5), bool), r'query_mask must .* \[2, 4\], got \[2, 5\]'),
+  ],
+)
+def test_masks_of_queries_of_a_wrong_shape_are_refused(mask, message):
+  perceiver, _, params = _decoder()
+  queries = {'image': np.array([7, 0, 3]), 'label': None}
+  with pytest.raises(ValueError, match=message):
+    perceiver.decode(params, None, _normal(2, 4, 8), queries, query_mask=mask)
+
+
 def test_learned_queries_of_two_labels_are_two():
   _, _, params = _decoder()
   assert params['decoder/label']['query'].shape == (1, 16)
@@ -320,7 +357,7 @@ def test_inputs_that_are_no_dict_are_refused():
 @pytest.mark.parametrize(
   ('mask', 'message'),
   [
-    ({'video': np.ones((2, 7), bool)}, r"\['video'\] .* \[2, 8\], got \[2, 7"),
+    ({'video': np.ones((2, 7), bool)}, r"\['video'\] .*\[2, 8\], got \[2, 7"),
     ({'smell': np.ones((2, 7), bool)}, r"must name modalities of .*\['smell'"),
     (np.ones((2, 11), bool), r'input_mask must .* \[2, 12\], got \[2, 11\]'),
   ],

@@ -1,12 +1,13 @@
 """What every modality offers to the model, on its input and output side."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import InputMask
+from perceiver_jax.arrays import InputMask, QueryMask
 from perceiver_jax.config import Config
 from perceiver_jax.nn.tokens import Tokens
 
@@ -145,6 +146,31 @@ class OutputConfig(Config):
     Raises:
       ValueError: they do not.
     """
+
+  def join_masks(
+    self,
+    query_mask: Any,
+    modality: OutputModality,
+    raw_queries: Any | None,
+    batch_size: int,
+  ) -> QueryMask | None:
+    """Returns one mask over all queries, of masks as the modality takes them.
+
+    Args:
+      query_mask: what the caller gave; None: all queries read.
+      modality: the module that these outputs describe.
+      raw_queries: those that the masks are for.
+      batch_size: number B of examples.
+
+    Raises:
+      ValueError: the masks do not fit the queries.
+    """
+    del modality, raw_queries, batch_size
+    if isinstance(query_mask, Mapping):
+      raise ValueError(
+        f'query_mask must be one array for {type(self).__name__}, got a dict.'
+      )
+    return query_mask
 
   def make(self, name: str, inputs: InputModality) -> OutputModality:
     """Makes the Haiku module; call it inside a transform.

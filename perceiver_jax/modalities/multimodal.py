@@ -7,9 +7,9 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import InputMask
+from perceiver_jax.arrays import InputMask, QueryMask
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
@@ -105,20 +105,8 @@ class MultimodalInput(InputConfig):
     """Joins masks of modalities, where None or no mask means all tokens."""
     if not isinstance(input_mask, Mapping):
       return super().join_masks(input_mask, tokens)
-    _validate_subset('input_mask', input_mask, self.modalities)
     batch_size = tokens.content.shape[0]
-    masks = []
-    for name, count in tokens.counts:
-      mask = input_mask.get(name)
-      if mask is None:
-        mask = jnp.ones((batch_size, count), bool)
-      if mask.shape != (batch_size, count):
-        raise ValueError(
-          f'input_mask[{name!r}] must have shape [B, M] = '
-          f'{[batch_size, count]}, got {list(mask.shape)}.'
-        )
-      masks.append(mask)
-    return jnp.concatenate(masks, axis=1)
+    return _joined('input_mask', input_mask, dict(tokens.counts), batch_size)
 
   def make(self, name: str) -> 'MultimodalModality':
     return MultimodalModality(self, name=name)
@@ -249,6 +237,19 @@ class MultimodalOutput(OutputConfig):
         own_inputs, self.projected_channels or decoded_channels
       )
 
+  def join_masks(
+    self,
+    query_mask: QueryMask | Mapping[str, QueryMask | None] | None,
+    modality: 'MultimodalOutputModality',
+    raw_queries: Mapping[str, Any] | None,
+    batch_size: int,
+  ) -> QueryMask | None:
+    """Joins masks of modalities, where None or no mask means all queries."""
+    if not isinstance(query_mask, Mapping):
+      return query_mask
+    counts = modality.counts(raw_queries)
+    return _joined('query_mask', query_mask, counts, batch_size)
+
   def make(
     self, name: str, inputs: InputModality
   ) -> 'MultimodalOutputModality':
@@ -298,11 +299,20 @@ class MultimodalOutputModality(hk.Module):
       project = hk.Linear(self._config.projected_channels, name='projection')
       decoded = project(decoded)
     outputs, start = {}, 0
-    for name, raw in self._wanted(raw_queries).items():
-      stop = start + self._modalities[name].num_queries(raw)
-      outputs[name] = self._modalities[name](decoded[:, start:stop], raw)
-      start = stop
+    wanted = self._wanted(raw_queries)
+    for name, count in self.counts(raw_queries).items():
+      part = decoded[:, start : start + count]
+      outputs[name] = self._modalities[name](part, wanted[name])
+      start += count
     return outputs
+
+  @hk.transparent
+  def counts(self, raw_queries: Mapping[str, Any] | None) -> dict[str, int]:
+    """Returns how many queries each modality has, in order."""
+    return {
+      name: self._modalities[name].num_queries(raw)
+      for name, raw in self._wanted(raw_queries).items()
+    }
 
   def _wanted(self, raw_queries: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the raw queries of the modalities that are wanted, in order."""
@@ -326,6 +336,28 @@ def _with_padding(
   padding = learned_positions(1, count, _INIT_SCALE, f'{name}_padding')
   padding = jnp.broadcast_to(padding, (*array.shape[:2], count))
   return jnp.concatenate([array, padding.astype(array.dtype)], axis=-1)
+
+
+def _joined(
+  subject: str,
+  masks: Mapping[str, Any],
+  counts: Mapping[str, int],
+  batch_size: int,
+) -> Bool[Array, 'B m']:
+  """Joins the masks of modalities; without a mask all elements are used."""
+  _validate_subset(subject, masks, counts)
+  parts = []
+  for name, count in counts.items():
+    mask = masks.get(name)
+    if mask is None:
+      mask = jnp.ones((batch_size, count), bool)
+    if mask.shape != (batch_size, count):
+      raise ValueError(
+        f'{subject}[{name!r}] must have shape {[batch_size, count]}, '
+        f'got {list(mask.shape)}.'
+      )
+    parts.append(mask)
+  return jnp.concatenate(parts, axis=1)
 
 
 def _check_names(
