@@ -119,6 +119,7 @@ _AVERAGE = 'use_attention_decoder=False'
     ('perceiver_io_audioset_raw_video', 24_922_462),
     ('perceiver_io_audioset_mel_video', 86_568_284),
     ('perceiver_io_kinetics_autoencoding', 19_858_855),
+    ('perceiver_io_starcraft', 6_183_680),
   ],
 )
 def test_preset_has_the_published_number_of_parameters(name, num_params):
@@ -184,6 +185,7 @@ def test_perceiver_of_table_10_has_its_size_and_flops():
     ('audioset_raw_video', _CLIP, None, 13_024, 487, 177_288_519_424),
     ('audioset_mel_video', _CLIP, None, 17_344, 487, 194_112_248_704),
     ('modelnet40', _floats(1, 2000, 3), None, 2_000, 387, 101_679_166_080),
+    ('io_starcraft', _floats(1, 512, 256), None, 512, 128, 677_380_096),
     (
       'io_kinetics_autoencoding',
       _KINETICS,

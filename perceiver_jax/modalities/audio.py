@@ -35,6 +35,7 @@ class AudioInput(GridInput):
   samples_per_patch: int = 16
   num_samples: int | None = None
 
+  content_name = 'samples'
   num_axes = 1
 
   @property
@@ -110,6 +111,7 @@ class SpectrogramInput(GridInput):
   patch_size: tuple[int, int] = (1, 1)
   num_samples: int | None = None
 
+  content_name = 'mel bins'
   num_axes = 2
 
   @property

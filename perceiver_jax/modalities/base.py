@@ -62,9 +62,19 @@ class InputConfig(Config):
   """
 
   @property
+  def channel_sources(self) -> dict[str, int]:
+    """Where the channels of a dense token come from, in order."""
+    raise TypeError(f'{type(self).__name__} must define channel_sources.')
+
+  @property
   def num_channels(self) -> int:
     """The number C of channels of a dense token."""
-    raise TypeError(f'{type(self).__name__} must define num_channels.')
+    return sum(self.channel_sources.values())
+
+  @property
+  def positions_note(self) -> str:
+    """How the position features of a token are made; '': it has none."""
+    return ''
 
   @property
   def has_state(self) -> bool:

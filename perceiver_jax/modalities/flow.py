@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import Videos
-from perceiver_jax.modalities.base import (
-  InputConfig,
-  InputModality,
-  OutputConfig,
-)
+from perceiver_jax.modalities.base import InputConfig, InputModality
 from perceiver_jax.modalities.grid import (
   FourierPositions,
   GridInput,
   Positions,
+)
+from perceiver_jax.modalities.queried_by_inputs import (
+  QueriedByInputs,
+  QueriedByInputsModality,
 )
 from perceiver_jax.nn.tokens import Tokens
 
@@ -54,6 +54,11 @@ class FlowInput(GridInput):
     return (
       self.embedding_channels or 2 * self.neighbourhood**2 * self.frame_channels
     )
+
+  @property
+  def content_name(self) -> str:
+    projected = 'projected ' if self.embedding_channels else ''
+    return f'{projected}pixels of both frames'
 
   def example(self) -> jax.ShapeDtypeStruct:
     shape = (1, 2, *self.example_grid(), self.frame_channels)
@@ -97,12 +102,11 @@ class FlowModality(hk.Module):
     return config.place(content)
 
 
-class FlowOutput(OutputConfig):
+class FlowOutput(QueriedByInputs):
   """The motion of each pixel from the first frame to the second [B, Y, X, 2].
 
-  Its queries are the input tokens, or a part of them: raw queries are
-  `encoded.tokens`, or features [B, O, E] of some of `encoded.tokens.dense()`,
-  which give outputs [B, O, 2].
+  Its queries are the input tokens; features [B, O, E] of a part of them give
+  outputs [B, O, 2].
 
   Attributes:
     divisor: the outputs of the last layer are divided by it, so that they
@@ -118,10 +122,6 @@ class FlowOutput(OutputConfig):
   divisor: float = 100.0
   flow_scale: float = 20.0
   use_zero_init: bool = True
-
-  @property
-  def is_queried_by_inputs(self) -> bool:
-    return True
 
   def validate(self) -> None:
     super().validate()
@@ -142,32 +142,8 @@ class FlowOutput(OutputConfig):
     return FlowOutputModality(self, name=name)
 
 
-class FlowOutputModality(hk.Module):
-  """Takes input tokens as queries, and makes flow of what they read."""
-
-  def __init__(self, config: FlowOutput, name: str | None = None):
-    super().__init__(name)
-    self._config = config
-
-  def num_queries(
-    self, raw_queries: Tokens | Float[Array, 'B O E'] | None
-  ) -> int:
-    return _features(raw_queries).shape[1]
-
-  def queries(
-    self,
-    raw_queries: Tokens | Float[Array, 'B O E'] | None,
-    batch_size: int,
-    num_channels: int,
-  ) -> Float[Array, 'B O E']:
-    features = _features(raw_queries)
-    expected = (batch_size, num_channels)
-    if features.ndim != 3 or features.shape[::2] != expected:
-      raise ValueError(
-        f'queries must have shape [{batch_size}, O, {num_channels}], '
-        f'got {list(features.shape)}.'
-      )
-    return features
+class FlowOutputModality(QueriedByInputsModality):
+  """Makes flow of what the input tokens read; see `FlowOutput`."""
 
   def __call__(
     self,
@@ -181,19 +157,6 @@ class FlowOutputModality(hk.Module):
     if isinstance(raw_queries, Tokens):
       return flow.reshape(len(flow), *raw_queries.axes, 2)
     return flow
-
-
-def _features(
-  raw_queries: Tokens | Float[Array, 'B O E'] | None,
-) -> Float[Array, 'B O E']:
-  if raw_queries is None:
-    raise ValueError(
-      'queries must be the input tokens, encoded.tokens, or features of some '
-      'of them, got None.'
-    )
-  if isinstance(raw_queries, Tokens):
-    return raw_queries.dense()
-  return raw_queries
 
 
 def _neighbourhoods(

@@ -17,7 +17,7 @@ from perceiver_jax.arrays import Indices
 from perceiver_jax.config import Config
 from perceiver_jax.modalities.base import InputConfig, OutputConfig
 from perceiver_jax.nn import positions
-from perceiver_jax.nn.positions import GridSpan
+from perceiver_jax.nn.positions import GridSpan, fourier_note
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
 
 
@@ -33,9 +33,15 @@ class FourierPositions(Config):
   num_bands: int = 64
   max_resolution: tuple[float, ...] | None = None
 
+  name = 'Fourier features'
+
   def channels(self, num_axes: int) -> int:
     """Returns the number of features on a grid of so many axes."""
     return num_axes * (2 * self.num_bands + 1)
+
+  def note(self, num_axes: int) -> str:
+    """Returns how this number comes about."""
+    return fourier_note(num_axes, 'axes', self.num_bands)
 
   def validate_axes(self, num_axes: int) -> None:
     """Checks that the features are for a grid of so many axes."""
@@ -116,6 +122,14 @@ class LearnedPositions(Config):
   num_channels: int = 256
   init_scale: float = 0.02
 
+  name = 'learned positions'
+
+  def note(self, num_axes: int) -> str:
+    """Returns what is learned."""
+    del num_axes
+    grid = ' x '.join(map(str, self.grid))
+    return f'{grid} learned rows of {self.num_channels} channels'
+
   def channels(self, num_axes: int) -> int:
     """Returns the number of features, whatever the number of axes."""
     del num_axes
@@ -179,10 +193,32 @@ class GridInput(InputConfig):
     raise TypeError(f'{type(self).__name__} must define content_channels.')
 
   @property
-  def num_channels(self) -> int:
+  def content_name(self) -> str:
+    """What the content of a token is, in plural."""
+    raise TypeError(f'{type(self).__name__} must define content_name.')
+
+  @property
+  def channel_sources(self) -> dict[str, int]:
+    content = {self.content_name: self.content_channels}
+    if self.positions is None:
+      return content
     if self.combine is Combine.ADD:
-      return self.content_channels
-    return self.content_channels + self.num_position_channels
+      return {
+        f'{self.content_name} and {self.positions.name}': self.content_channels
+      }
+    projected = '' if self.position_projection is None else 'projected '
+    return content | {
+      f'{projected}{self.positions.name}': self.num_position_channels
+    }
+
+  @property
+  def positions_note(self) -> str:
+    if self.positions is None:
+      return ''
+    note = self.positions.note(self.num_axes)
+    if self.position_projection is None:
+      return note
+    return f'{note}, projected to {self.position_projection}'
 
   @property
   def num_position_channels(self) -> int:

@@ -22,6 +22,7 @@ from perceiver_jax.nn.tokens import Tokens
 class PixelEmbedding(Config):
   """Every pixel is a token, its colours as they are."""
 
+  content_name = 'pixels'
   keeps_pixels = True
   stride = (1, 1)
 
@@ -42,6 +43,7 @@ class Conv1x1Embedding(Config):
 
   channels: int = 256
 
+  content_name = 'projected pixels'
   keeps_pixels = True
   stride = (1, 1)
 
@@ -66,6 +68,10 @@ class PatchEmbedding(Config):
   channels: int | None = None
 
   keeps_pixels = False
+
+  @property
+  def content_name(self) -> str:
+    return 'patches' if self.channels is None else 'projected patches'
 
   @property
   def stride(self) -> tuple[int, int]:
@@ -94,6 +100,7 @@ class ConvEmbedding(Config):
   channels: int = 64
   sync_batch_norm: bool = False
 
+  content_name = 'convolution'
   keeps_pixels = False
   stride = (4, 4)
 
@@ -133,6 +140,10 @@ class ImageInput(GridInput):
   @property
   def content_channels(self) -> int:
     return self.embedding.num_channels(self.image_channels)
+
+  @property
+  def content_name(self) -> str:
+    return self.embedding.content_name
 
   @property
   def has_state(self) -> bool:

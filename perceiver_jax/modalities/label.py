@@ -103,8 +103,8 @@ class LabelInput(InputConfig):
   num_classes: int = 1000
 
   @property
-  def num_channels(self) -> int:
-    return self.num_classes
+  def channel_sources(self) -> dict[str, int]:
+    return {'classes': self.num_classes}
 
   def example(self) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, self.num_classes), jnp.float32)

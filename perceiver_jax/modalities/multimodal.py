@@ -63,9 +63,9 @@ class MultimodalInput(InputConfig):
   drop_probs: dict[str, float] = dataclasses.field(default_factory=dict)
 
   @property
-  def num_channels(self) -> int:
+  def channel_sources(self) -> dict[str, int]:
     widest = max(config.num_channels for config in self.modalities.values())
-    return widest + self.min_padding
+    return {'widest modality': widest, 'learned': self.min_padding}
 
   @property
   def has_state(self) -> bool:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import AnyArray
 from perceiver_jax.modalities.base import InputConfig
-from perceiver_jax.nn.positions import fourier_features_of_data
+from perceiver_jax.nn.positions import fourier_features_of_data, fourier_note
 from perceiver_jax.nn.tokens import Tokens
 
 
@@ -35,8 +35,14 @@ class PointsInput(InputConfig):
   max_frequency: float = 1120.0
 
   @property
-  def num_channels(self) -> int:
-    return self.num_features + self.num_coordinates * (2 * self.num_bands + 1)
+  def channel_sources(self) -> dict[str, int]:
+    features = {'features': self.num_features} if self.num_features else {}
+    fourier = self.num_coordinates * (2 * self.num_bands + 1)
+    return features | {'Fourier features': fourier}
+
+  @property
+  def positions_note(self) -> str:
+    return fourier_note(self.num_coordinates, 'coordinates', self.num_bands)
 
   def example(self) -> jax.ShapeDtypeStruct:
     shape = (1, 1, self.num_coordinates + self.num_features)

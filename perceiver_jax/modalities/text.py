@@ -117,8 +117,13 @@ class TextInput(InputConfig):
   position_init_scale: float = 0.02
 
   @property
-  def num_channels(self) -> int:
-    return self.embedding_channels
+  def channel_sources(self) -> dict[str, int]:
+    return {'embeddings and learned positions': self.embedding_channels}
+
+  @property
+  def positions_note(self) -> str:
+    size = f'{self.max_length} learned rows of {self.embedding_channels}'
+    return f'{size} channels, added'
 
   def example(self) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, 1), jnp.int32)

@@ -36,6 +36,10 @@ class VideoInput(GridInput):
   num_axes = 3
 
   @property
+  def content_name(self) -> str:
+    return 'patches' if self.embedding_channels is None else 'projected patches'
+
+  @property
   def content_channels(self) -> int:
     patch = math.prod(self.patch_size) * self.video_channels
     return self.embedding_channels or patch

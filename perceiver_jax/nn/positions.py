@@ -76,6 +76,12 @@ def fourier_features(
   return FourierFeatures(coordinates, np.sin(angles), np.cos(angles))
 
 
+def fourier_note(num_axes: int, axes: str, num_bands: int) -> str:
+  """Returns how many Fourier features there are, and why."""
+  count = num_axes * (2 * num_bands + 1)
+  return f'{num_axes} {axes} x (2 x {num_bands} bands + 1) = {count}'
+
+
 def fourier_features_of_data(
   coordinates: Float[Array, '*points d'], num_bands: int, max_frequency: float
 ) -> Float[Array, '*points F']:

@@ -73,3 +73,6 @@ from perceiver_jax.presets.language import (
 from perceiver_jax.presets.modelnet40 import (
   perceiver_modelnet40 as perceiver_modelnet40,
 )
+from perceiver_jax.presets.starcraft import (
+  perceiver_io_starcraft as perceiver_io_starcraft,
+)
