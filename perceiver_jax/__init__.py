@@ -10,6 +10,7 @@ from perceiver_jax.build import (
 from perceiver_jax.flops import count_flops, count_params
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.modules import Encoded
+from perceiver_jax.summary import Summary, summary
 
 __version__ = '0.1.0'
 
@@ -19,9 +20,11 @@ __all__ = [
   'Perceiver',
   'PerceiverConfig',
   'PerceiverWithState',
+  'Summary',
   'attention_maps',
   'build',
   'build_with_state',
   'count_flops',
   'count_params',
+  'summary',
 ]

@@ -1,12 +1,13 @@
 """How large a model is: its parameters, and the FLOPs of applying it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.extend.core import Jaxpr
 
+from perceiver_jax.arrays import Params, State
 from perceiver_jax.build import build_with_state
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig
 from perceiver_jax.nn.cross_attention import Algorithm
@@ -14,7 +15,7 @@ from perceiver_jax.nn.cross_attention import Algorithm
 
 def count_params(config: PerceiverConfig) -> int:
   """Counts the numbers in the parameters, without those of batch statistics."""
-  params, _ = _shapes(config, config.inputs.example())
+  params, _ = weight_shapes(config, config.inputs.example())
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
@@ -39,14 +40,18 @@ def count_flops(
 
   Source: arXiv 2103.03206, appendix B; arXiv 2107.14795, appendix D.
   """
-  config = _as_published(config)
-  params, state = _shapes(config, inputs)
+  config = as_published(config)
+  params, state = weight_shapes(config, inputs)
   apply = build_with_state(config).apply
-  jaxpr = jax.make_jaxpr(apply)(params, state, None, inputs, queries)
-  return _flops(jaxpr.jaxpr)
+  return flops_of(apply, params, state, None, inputs, queries)
 
 
-def _as_published(config: PerceiverConfig) -> PerceiverConfig:
+def flops_of(function: Callable[..., Any], *args: Any) -> int:
+  """Counts the FLOPs of a function of arrays, or of their shapes."""
+  return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def as_published(config: PerceiverConfig) -> PerceiverConfig:
   """Returns the config with the published algorithm, quick to trace."""
   config = config.copy()
   config.unroll = False
@@ -58,7 +63,8 @@ def _as_published(config: PerceiverConfig) -> PerceiverConfig:
   return config
 
 
-def _shapes(config: PerceiverConfig, inputs: Any) -> Any:
+def weight_shapes(config: PerceiverConfig, inputs: Any) -> tuple[Params, State]:
+  """Returns the shapes of parameters and state."""
   init = build_with_state(config).init
   return jax.eval_shape(init, jax.random.key(0), inputs)
 

@@ -28,6 +28,7 @@ LAYERS = {
   'perceiver_jax.build': 4,
   'perceiver_jax.flops': 4,
   'perceiver_jax.presets': 4,
+  'perceiver_jax.summary': 4,
   'perceiver_jax.weights': 4,
   'perceiver_jax.tasks': 5,
   'perceiver_jax.data': 5,

@@ -41,7 +41,8 @@ class FourierPositions(Config):
 
   def note(self, num_axes: int) -> str:
     """Returns how this number comes about."""
-    return fourier_note(num_axes, 'axes', self.num_bands)
+    axes = 'axis' if num_axes == 1 else 'axes'
+    return fourier_note(num_axes, axes, self.num_bands)
 
   def validate_axes(self, num_axes: int) -> None:
     """Checks that the features are for a grid of so many axes."""
