@@ -220,14 +220,17 @@ def _decoded(annotation: Any, value: Any) -> Any:
   if isinstance(value, dict):
     if _CLASS_KEY in value:
       return from_dict(value)
-    (item,) = [typing.get_args(o)[1] for o in options if _is(o, dict)]
-    return {key: _decoded(item, entry) for key, entry in value.items()}
+    items = [typing.get_args(o)[1] for o in options if _is(o, dict)]
+    # Where no dict or list belongs, the field itself refuses it.
+    if items:
+      return {key: _decoded(items[0], entry) for key, entry in value.items()}
   if isinstance(value, list):
-    items = [typing.get_args(o) for o in options if _is(o, tuple)]
-    return tuple(_decoded(items[0][0], entry) for entry in value)
+    items = [typing.get_args(o)[0] for o in options if _is(o, tuple)]
+    if items:
+      return tuple(_decoded(items[0], entry) for entry in value)
   for option in options:
     is_enum = isinstance(option, type) and issubclass(option, enum.Enum)
-    if is_enum and value in option.__members__:
+    if is_enum and isinstance(value, str) and value in option.__members__:
       return option[value]
   return value
 

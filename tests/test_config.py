@@ -130,9 +130,18 @@ def test_json_that_describes_no_config_is_refused(text, message):
     from_json(text)
 
 
-def test_json_with_a_wrong_type_is_refused():
-  with pytest.raises(TypeError, match=r'Bike\.color must be Color'):
-    from_json('{"class": "Bike", "name": "a", "color": "GREEN"}')
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ('"name": "a", "color": "GREEN"', r'Bike\.color must be Color'),
+    ('"name": "a", "color": {"RED": 1}', r'Bike\.color must be Color'),
+    ('"name": ["a"]', r'Bike\.name must be str'),
+    ('"name": {"a": 1}', r'Bike\.name must be str'),
+  ],
+)
+def test_json_with_a_wrong_type_is_refused(fields, message):
+  with pytest.raises(TypeError, match=message):
+    from_json(f'{{"class": "Bike", {fields}}}')
 
 
 def test_validate_reaches_nested_configs():
