@@ -11,6 +11,11 @@ from perceiver_jax.flops import count_flops, count_params
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.modules import Encoded
 from perceiver_jax.summary import Summary, summary
+from perceiver_jax.weights.native import (
+  Pretrained,
+  load_pretrained,
+  save_pretrained,
+)
 
 __version__ = '0.1.0'
 
@@ -20,11 +25,14 @@ __all__ = [
   'Perceiver',
   'PerceiverConfig',
   'PerceiverWithState',
+  'Pretrained',
   'Summary',
   'attention_maps',
   'build',
   'build_with_state',
   'count_flops',
   'count_params',
+  'load_pretrained',
+  'save_pretrained',
   'summary',
 ]
