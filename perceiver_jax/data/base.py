@@ -16,11 +16,13 @@ import numpy as np
 from perceiver_jax.config import Config
 from perceiver_jax.data import pipeline
 from perceiver_jax.data.prefetch import prefetch
+from perceiver_jax.data.unreadable import Reader, UnreadableError
 
 __all__ = [
   'ArraySpec',
   'DataConfig',
   'Shard',
+  'UnreadableError',
   'eval_batches',
   'prefetch',
   'train_batches',
@@ -71,6 +73,10 @@ class DataConfig(Config):
     num_workers: processes that make batches; 0 for threads of this one.
     num_threads: how many threads, if there are no workers. More than one pays
       only where reading and decoding take long and release Python's lock.
+    max_unreadable: how many examples of a split each process (and each of its
+      workers) may leave out because they cannot be read or decoded; each is
+      logged by its name. Another takes its place in training; evaluation does
+      not count it. One more, or 0, is an error.
   """
 
   batch_size: int
@@ -80,6 +86,7 @@ class DataConfig(Config):
   data_dir: str | None = None
   num_workers: int = 0
   num_threads: int = 4
+  max_unreadable: int = 0
 
   def validate(self) -> None:
     super().validate()
@@ -88,6 +95,7 @@ class DataConfig(Config):
       ('eval_batch_size', 1),
       ('num_workers', 0),
       ('num_threads', 1),
+      ('max_unreadable', 0),
     ]:
       if getattr(self, name) < least:
         raise ValueError(
@@ -98,7 +106,10 @@ class DataConfig(Config):
         raise ValueError(f"{name} must name a split, got ''.")
 
   def make_source(self, split: str) -> Sequence[Any]:
-    """Returns the raw examples of a split, by index, in a fixed order."""
+    """Returns the raw examples of a split, by index, in a fixed order.
+
+    Indexing it raises `UnreadableError` for an example that cannot be read.
+    """
     raise NotImplementedError
 
   def preprocess(
@@ -107,11 +118,15 @@ class DataConfig(Config):
     """Returns what the model and the task get of one raw example.
 
     Names, shapes and types must be the same for every example of either
-    split, with and without augmentation.
+    split, but for types that change with augmentation: bytes to train on are
+    compact, floats to evaluate are exact.
 
     Args:
       example: as `make_source` gives it; must not be changed.
       rng: decides the augmentation; None for none, as in evaluation.
+
+    Raises:
+      UnreadableError: the example cannot be decoded.
     """
     raise NotImplementedError
 
@@ -126,8 +141,10 @@ class DataConfig(Config):
     return len(self.make_source(self.eval_split))
 
   def element_spec(self) -> dict[str, ArraySpec]:
-    """Returns the arrays of one example, found by reading the first one."""
-    example = self.preprocess(_source(self, 'train_split')[0], None)
+    """Returns the arrays of a training example, found by reading one."""
+    reader = _reader(self, 'train_split')
+    rng = np.random.default_rng(0)
+    example = reader.read_next(range(len(reader)), rng)
     return {
       name: ArraySpec(np.shape(value), np.asarray(value).dtype)
       for name, value in example.items()
@@ -166,9 +183,8 @@ def train_batches(
       f'got {config.batch_size}.'
     )
   layout = pipeline.Layout(*shard, config.batch_size // num_devices)
-  batches = pipeline.TrainBatches(
-    _source(config, 'train_split'), config.preprocess, seed, layout
-  )
+  reader = _reader(config, 'train_split')
+  batches = pipeline.TrainBatches(reader, seed, layout)
   return pipeline.run(
     batches, start_step, config.num_workers, config.num_threads
   )
@@ -178,7 +194,8 @@ def eval_batches(config: DataConfig, *, shard: Shard) -> Iterator[Batch]:
   """Returns this process's part of the batches of one evaluation.
 
   Every example comes once over all processes and devices, in order, without
-  augmentation. All processes get the same number of batches.
+  augmentation, but for the few that `max_unreadable` lets be left out. All
+  processes get the same number of batches.
 
   Args:
     config: the source.
@@ -186,17 +203,15 @@ def eval_batches(config: DataConfig, *, shard: Shard) -> Iterator[Batch]:
 
   Returns:
     An iterator over batches with leaves `[local_devices, per_device, ...]` and
-    a boolean leaf 'mask' `[local_devices, per_device]`, False where the last
-    batch is filled up with zeros. Its `close` ends what runs behind it.
+    a boolean leaf 'mask' `[local_devices, per_device]`, False where zeros stand
+    for no example. Its `close` ends what runs behind it.
 
   Raises:
     ValueError: the data set is missing or empty, or an argument out of range.
   """
   per_device = -(-config.eval_batch_size // _num_devices(shard))
   layout = pipeline.Layout(*shard, per_device)
-  batches = pipeline.EvalBatches(
-    _source(config, 'eval_split'), config.preprocess, layout
-  )
+  batches = pipeline.EvalBatches(_reader(config, 'eval_split'), layout)
   return pipeline.run(batches, 0, config.num_workers, config.num_threads)
 
 
@@ -209,12 +224,12 @@ def _num_devices(shard: Shard) -> int:
   return shard.process_count * shard.local_device_count
 
 
-def _source(config: DataConfig, field: str) -> Sequence[Any]:
-  """Returns the source of the split that `field` names; it has examples."""
+def _reader(config: DataConfig, field: str) -> Reader:
+  """Returns the examples of the split that `field` names; there are some."""
   split = getattr(config, field)
   source = config.make_source(split)
   if not len(source):
     raise ValueError(
       f'{field} must have at least one example, got none in {split!r}.'
     )
-  return source
+  return Reader(source, config.preprocess, config.max_unreadable)

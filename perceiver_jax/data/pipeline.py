@@ -9,15 +9,14 @@ import functools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
-Example = dict[str, np.ndarray]
-Preprocess = Callable[[Any, np.random.Generator | None], Example]
+from perceiver_jax.data.unreadable import Example, Reader
 
 # Far more than a run can use: training has no end.
 _NUM_TRAIN_STEPS = 2**48
@@ -56,15 +55,8 @@ class Layout(NamedTuple):
 class TrainBatches:
   """Epoch after epoch without a gap, each in an order of its own."""
 
-  def __init__(
-    self,
-    source: Sequence[Any],
-    preprocess: Preprocess,
-    seed: int,
-    layout: Layout,
-  ):
-    self._source = source
-    self._preprocess = preprocess
+  def __init__(self, reader: Reader, seed: int, layout: Layout):
+    self._reader = reader
     self._seed = seed
     self._layout = layout
 
@@ -76,23 +68,27 @@ class TrainBatches:
     return self._layout.stack([self._example(p) for p in positions])
 
   def _example(self, position: int) -> Example:
-    size = len(self._source)
+    size = len(self._reader)
     epoch, place = divmod(position, size)
-    index = int(epoch_order(size, self._seed, epoch)[place])
-    rng = _generator(self._seed, epoch, 1 + index)
-    return self._preprocess(self._source[index], rng)
+    order = epoch_order(size, self._seed, epoch)
+    rng = _generator(self._seed, epoch, 1 + int(order[place]))
+    example = self._reader.read(int(order[place]), rng)
+    if example is None:
+      # The next one of the epoch comes twice, augmented in two ways.
+      example = self._reader.read_next(np.roll(order, -place - 1)[:-1], rng)
+    return example
 
 
 class EvalBatches:
-  """Every example once, then zeros up to a whole number of batches."""
+  """Every example once, then zeros up to a whole number of batches.
 
-  def __init__(
-    self, source: Sequence[Any], preprocess: Preprocess, layout: Layout
-  ):
-    self._source = source
-    self._preprocess = preprocess
+  The examples that cannot be read, if some may be left out, are zeros as well.
+  """
+
+  def __init__(self, reader: Reader, layout: Layout):
+    self._reader = reader
     self._layout = layout
-    first = preprocess(source[0], None)
+    first = reader.read_next(range(len(reader)), None)
     if 'mask' in first:
       raise ValueError(
         "examples must not have the key 'mask', which evaluation adds, got "
@@ -101,16 +97,18 @@ class EvalBatches:
     self._padding = {name: np.zeros_like(leaf) for name, leaf in first.items()}
 
   def __len__(self) -> int:
-    return -(-len(self._source) // self._layout.batch_size)
+    return -(-len(self._reader) // self._layout.batch_size)
 
   def __getitem__(self, step: int) -> Example:
     positions = self._layout.positions(step)
     return self._layout.stack([self._example(p) for p in positions])
 
   def _example(self, position: int) -> Example:
-    if position >= len(self._source):
+    example = None
+    if position < len(self._reader):
+      example = self._reader.read(position, None)
+    if example is None:
       return self._padding | {'mask': np.False_}
-    example = self._preprocess(self._source[position], None)
     return example | {'mask': np.True_}
 
 

@@ -16,6 +16,7 @@ from array_record.python import array_record_data_source
 from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
 from perceiver_jax.data.tfrecord import TFRecordFile
+from perceiver_jax.data.unreadable import UnreadableError
 
 
 def prepared_builder(
@@ -80,7 +81,8 @@ class Records:
 
     Raises:
       IndexError: the index is not in 0..len-1.
-      ValueError: the record cannot be read; the message names file and record.
+      UnreadableError: the record cannot be read; the message names file and
+        record.
     """
     index = operator.index(index)
     if not 0 <= index < len(self):
@@ -97,7 +99,7 @@ class Records:
         self._files[filename][position], decoders=self._decoders
       )
     except Exception as error:  # Readers and parsers raise all sorts.
-      raise ValueError(
+      raise UnreadableError(
         f'record {position} of {filename} (example {index} of split '
         f'{self._split!r}) must be readable, got {type(error).__name__}: '
         f'{error}'
