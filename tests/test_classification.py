@@ -117,8 +117,9 @@ def test_loss_of_training_is_the_mean_over_the_batch(logits):
   assert state == {}
 
 
-def test_bytes_are_normalised_by_colour():
-  images = np.zeros((1, 1, 2, 3), np.uint8)
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_colours_are_normalised_each_by_its_mean_and_deviation(dtype):
+  images = np.zeros((1, 1, 2, 3), dtype)
   images[0, 0] = [[0, 51, 255], [255, 102, 0]]
   task = ClassificationTask(
     image_mean=(0.5, 0.2, 0.1), image_std=(0.5, 0.1, 0.3)
@@ -127,11 +128,6 @@ def test_bytes_are_normalised_by_colour():
   np.testing.assert_allclose(
     normalised, [[[[-1.0, 0.0, 3.0], [1.0, 2.0, -1 / 3]]]], atol=1e-6
   )
-
-
-def test_images_of_floats_are_taken_as_they_are():
-  images = np.full((1, 2, 2, 3), 3.0, np.float32)
-  assert ClassificationTask().make(MODEL).inputs({'image': images}) is images
 
 
 @pytest.mark.parametrize(

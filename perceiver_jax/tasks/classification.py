@@ -22,12 +22,13 @@ class ClassificationTask(TaskConfig):
   """Predicts the label of an image.
 
   A batch holds 'image' `[B, Y, X, C]` and 'label': classes `[B]`, or soft
-  labels `[B, V]` whose rows sum to 1. Images of 8-bit integers are normalised
-  here, on the device; images of floats are taken as they are.
+  labels `[B, V]` whose rows sum to 1. Colours are in 0..255, 8-bit integers or
+  floats (a bicubic resize overshoots a little); they are normalised here, on
+  the device.
 
   Attributes:
     label_smoothing: share of the label's mass spread evenly over all classes.
-    image_mean: mean of each colour, or one for all, of pixels in [0, 1].
+    image_mean: mean of each colour, or one for all, of pixels over 255.
     image_std: standard deviation of each colour, or one for all.
   """
 
@@ -123,11 +124,8 @@ class ClassificationTask(TaskConfig):
     return Task(self._images, init, loss, metrics)
 
   def _images(self, batch: Batch) -> Float[Array, 'B Y X C']:
-    images = batch[IMAGE]
-    if jnp.issubdtype(images.dtype, jnp.floating):
-      return images
     mean = jnp.array(self.image_mean)
-    return (images / 255.0 - mean) / jnp.array(self.image_std)
+    return (batch[IMAGE] / 255.0 - mean) / jnp.array(self.image_std)
 
   def _metrics(self, logits: Float[Array, 'B V'], labels: Array) -> Metrics:
     num_classes = logits.shape[-1]
