@@ -23,3 +23,13 @@ def digits_dir(tmp_path_factory):
   data_dir = str(tmp_path_factory.mktemp('tfds'))
   DigitsData(data_dir=data_dir).builder()
   return data_dir
+
+
+@pytest.fixture(scope='session')
+def imagenet_dir(tmp_path_factory):
+  """A TFDS directory that holds `imagenet2012`, made of a few images."""
+  import imagenet_tars
+
+  data_dir = tmp_path_factory.mktemp('imagenet')
+  imagenet_tars.prepare(data_dir, 'tfrecord')
+  return str(data_dir)

@@ -107,7 +107,7 @@ def test_files_and_functions_are_short(path):
 def test_importing_the_package_is_light():
   heavy = {
     'tensorflow', 'tensorflow_datasets', 'grain', 'orbax', 'matplotlib',
-    'sklearn', 'ml_collections', 'tensorboardX', 'torch',
+    'sklearn', 'ml_collections', 'tensorboardX', 'torch', 'cv2',
   }  # fmt: skip
   program = 'import sys, perceiver_jax; print(*sys.modules)'
   loaded = subprocess.run(

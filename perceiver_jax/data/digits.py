@@ -6,10 +6,10 @@ import sys
 import tensorflow_datasets as tfds
 
 from perceiver_jax.data.digits_builder import Digits
-from perceiver_jax.data.images import ImageData
+from perceiver_jax.data.images import SmallImageData
 
 
-class DigitsData(ImageData):
+class DigitsData(SmallImageData):
   """8x8 images of ten digits; the data set is prepared when first used.
 
   Examples are `{'image': uint8 [8, 8, 1], 'label': int32 []}`.

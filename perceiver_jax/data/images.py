@@ -11,37 +11,17 @@ from perceiver_jax.data.base import ArraySpec, DataConfig
 
 
 class ImageData(DataConfig):
-  """Images of one size with labels; sources name their data set.
+  """Images with labels; subclasses say which, and what becomes of them.
 
-  Examples are `{'image': uint8 [Y, X, C], 'label': int32 []}`.
-
-  Attributes:
-    max_shift: while training, each image moves by up to so many pixels along
-      each axis, at random; zeros move in.
+  Examples are `{'image': [Y, X, C], 'label': int32 []}`.
   """
-
-  max_shift: int = 0
 
   def builder(self) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of the data set, prepared."""
     raise NotImplementedError
 
-  def validate(self) -> None:
-    super().validate()
-    if self.max_shift < 0:
-      raise ValueError(f'max_shift must be at least 0, got {self.max_shift}.')
-
   def make_source(self, split: str) -> records.Records:
     return records.Records(self.builder(), split)
-
-  def preprocess(
-    self, example: dict[str, Any], rng: np.random.Generator | None
-  ) -> dict[str, np.ndarray]:
-    image = example['image']
-    if rng is not None and self.max_shift:
-      bound = self.max_shift
-      image = _shifted(image, rng.integers(-bound, bound + 1, size=2), bound)
-    return {'image': image, 'label': np.asarray(example['label'], np.int32)}
 
   def element_spec(self) -> dict[str, ArraySpec]:
     spec = super().element_spec()
@@ -59,7 +39,34 @@ class ImageData(DataConfig):
     return tuple(self.builder().info.features['label'].names)
 
 
-class TfdsImageData(ImageData):
+class SmallImageData(ImageData):
+  """Images of one size, which are used as they are.
+
+  Examples are `{'image': uint8 [Y, X, C], 'label': int32 []}`.
+
+  Attributes:
+    max_shift: while training, each image moves by up to so many pixels along
+      each axis, at random; zeros move in.
+  """
+
+  max_shift: int = 0
+
+  def validate(self) -> None:
+    super().validate()
+    if self.max_shift < 0:
+      raise ValueError(f'max_shift must be at least 0, got {self.max_shift}.')
+
+  def preprocess(
+    self, example: dict[str, Any], rng: np.random.Generator | None
+  ) -> dict[str, np.ndarray]:
+    image = example['image']
+    if rng is not None and self.max_shift:
+      bound = self.max_shift
+      image = _shifted(image, rng.integers(-bound, bound + 1, size=2), bound)
+    return {'image': image, 'label': np.asarray(example['label'], np.int32)}
+
+
+class TfdsImageData(SmallImageData):
   """Any TFDS data set of equally large images in `image`, labels in `label`.
 
   Attributes:
