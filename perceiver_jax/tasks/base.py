@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from perceiver_jax.arrays import Params, Rng, State
 from perceiver_jax.config import Config
@@ -30,6 +30,20 @@ class InputsFunction(Protocol):
   def __call__(self, batch: Batch) -> Any: ...
 
 
+class AugmentFunction(Protocol):
+  """Augments a batch to train on, on the device.
+
+  Args:
+    rng: the key of the step, the same on every device.
+    positions: of the examples in the global batch.
+    batch: examples.
+  """
+
+  def __call__(
+    self, rng: Rng, positions: Int[Array, ' B'], batch: Batch
+  ) -> Batch: ...
+
+
 class LossFunction(Protocol):
   """Computes what training minimises, a mean over the examples of a batch."""
 
@@ -50,12 +64,15 @@ class Task(NamedTuple):
   Attributes:
     inputs: what the model gets of a batch.
     init: makes parameters.
+    augment: changes a batch before the loss, in training; what it draws
+      depends on the places of examples, not on how they lie on devices.
     loss: of a batch, with metrics of its examples, in training.
     metrics: of the examples of a batch, in evaluation.
   """
 
   inputs: InputsFunction
   init: InitFunction
+  augment: AugmentFunction
   loss: LossFunction
   metrics: MetricsFunction
 

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from perceiver_jax.arrays import AnyArray, Rng
 from perceiver_jax.build import build_with_state
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.tasks.base import Batch, Metrics, Task, TaskConfig
+from perceiver_jax.tasks.mixing import Mixing
 
 IMAGE = 'image'
 LABEL = 'label'
@@ -28,11 +30,13 @@ class ClassificationTask(TaskConfig):
 
   Attributes:
     label_smoothing: share of the label's mass spread evenly over all classes.
+    mixing: MixUp and CutMix in training; None for neither.
     image_mean: mean of each colour, or one for all, of pixels over 255.
     image_std: standard deviation of each colour, or one for all.
   """
 
   label_smoothing: float = 0.0
+  mixing: Mixing | None = None
   image_mean: tuple[float, ...] = (0.5,)
   image_std: tuple[float, ...] = (0.5,)
 
@@ -110,6 +114,9 @@ class ClassificationTask(TaskConfig):
     def init(rng, batch):
       return perceiver.init(rng, self._images(batch))
 
+    def augment(rng, positions, batch):
+      return self._mixed(rng, positions, batch, model.outputs.num_classes)
+
     def loss(params, state, rng, batch):
       logits, state = perceiver.apply(
         params, state, rng, self._images(batch), is_training=True
@@ -121,7 +128,17 @@ class ClassificationTask(TaskConfig):
       logits, _ = perceiver.apply(params, state, None, self._images(batch))
       return self._metrics(logits, batch[LABEL])
 
-    return Task(self._images, init, loss, metrics)
+    return Task(self._images, init, augment, loss, metrics)
+
+  def _mixed(
+    self, rng: Rng, positions: Int[Array, ' B'], batch: Batch, num_classes: int
+  ) -> Batch:
+    if self.mixing is None:
+      return batch
+    labels = _distributions(batch[LABEL], num_classes)
+    images = jnp.asarray(batch[IMAGE], jnp.float32)
+    images, labels = self.mixing.mix(rng, positions, images, labels)
+    return {**batch, IMAGE: images, LABEL: labels}
 
   def _images(self, batch: Batch) -> Float[Array, 'B Y X C']:
     mean = jnp.array(self.image_mean)
@@ -129,8 +146,7 @@ class ClassificationTask(TaskConfig):
 
   def _metrics(self, logits: Float[Array, 'B V'], labels: Array) -> Metrics:
     num_classes = logits.shape[-1]
-    if labels.ndim == 1:
-      labels = jax.nn.one_hot(labels, num_classes)
+    labels = _distributions(labels, num_classes)
     smooth = optax.smooth_labels(labels, self.label_smoothing)
     metrics = {'loss': optax.softmax_cross_entropy(logits, smooth)}
     # The class of a mixed label is the one with the most mass.
@@ -140,6 +156,13 @@ class ClassificationTask(TaskConfig):
       if k < num_classes:
         metrics[f'top_{k}_accuracy'] = (ranks < k).astype(jnp.float32)
     return metrics
+
+
+def _distributions(
+  labels: AnyArray, num_classes: int
+) -> Float[AnyArray, 'B V']:
+  """Makes classes distributions over all classes."""
+  return jax.nn.one_hot(labels, num_classes) if labels.ndim == 1 else labels
 
 
 def _ranks(logits: Float[Array, 'B V'], classes: Array) -> Float[Array, 'B']:
