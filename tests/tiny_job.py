@@ -24,6 +24,7 @@ from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import SelfAttendConfig
 from perceiver_jax.tasks.classification import ClassificationTask
+from perceiver_jax.tasks.mixing import Mixing
 from perceiver_jax.training import parallel
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.config import TrainConfig
@@ -32,11 +33,11 @@ from perceiver_jax.training.job import (
   first_state,
   make_job,
   this_process,
+  train_step,
 )
 from perceiver_jax.training.metrics import MetricWriter
 from perceiver_jax.training.optimizers import AdamW, Sgd
 from perceiver_jax.training.schedules import Constant
-from perceiver_jax.training.step import make_train_step
 from perceiver_jax.xla_flags import set_cpu_flags
 
 LEARNING_RATE = 0.1
@@ -84,16 +85,14 @@ def few_steps(config) -> dict[str, np.ndarray]:
   """Returns metrics and parameters of some updates, by name."""
   job = make_job(config)
   state = first_state(job)
-  train_step = parallel.parallel_train_step(
-    make_train_step(job.task, job.optimizer, job.schedule, config.seed)
-  )
+  update = parallel.parallel_train_step(train_step(job))
   batches = train_batches(
     config.data, seed=config.seed, start_step=0, shard=this_process()
   )
   arrays = _named('params_0', state.params)
   with device_batches(job, batches) as on_devices:
     for step in range(1, NUM_STEPS + 1):
-      state, metrics = train_step(state, next(on_devices))
+      state, metrics = update(state, next(on_devices))
       arrays |= _named(f'metrics_{step}', metrics)
       arrays |= _named(f'params_{step}', state.params)
   return arrays | _named('model_state', state.model_state)
@@ -101,15 +100,23 @@ def few_steps(config) -> dict[str, np.ndarray]:
 
 def all_steps(data_dir) -> dict[str, np.ndarray]:
   """Returns `few_steps` of models that make devices work together."""
-  stems = {
-    'plain': None,
-    'synchronised': ConvEmbedding(channels=4, sync_batch_norm=True),
+  stem = ConvEmbedding(channels=4, sync_batch_norm=True)
+  task = ClassificationTask(mixing=Mixing())
+  configs = {
+    'plain': tiny_config(data_dir),
+    'synchronised': tiny_config(data_dir, stem, task=task),
   }
   if jax.device_count() > 1:
-    stems['unsynchronised'] = ConvEmbedding(channels=4)
+    configs['unsynchronised'] = tiny_config(
+      data_dir, ConvEmbedding(channels=4), task=task
+    )
+  else:
+    configs['mixed'] = tiny_config(data_dir, task=task)
+    configs['accumulated'] = tiny_config(
+      data_dir, task=task, accumulation_steps=4
+    )
   arrays = {}
-  for name, embedding in stems.items():
-    config = tiny_config(data_dir, embedding)
+  for name, config in configs.items():
     config.optimizer = Sgd(
       schedule=Constant(learning_rate=LEARNING_RATE), momentum=0.0
     )

@@ -21,6 +21,9 @@ class TrainConfig(Config):
     optimizer: how.
     checkpoint: when the state is saved, and what is kept.
     seed: of the parameters, the order of examples, augmentation and dropout.
+    accumulation_steps: parts of a device's share of the batch whose gradients
+      are computed one after the other, to need less memory; the update is that
+      of the whole batch. Statistics of batch norm are those of the parts.
     num_epochs: length of the run in passes over the training split. None: see
       `num_steps`; exactly one of the two is set.
     num_steps: length of the run in updates.
@@ -37,6 +40,7 @@ class TrainConfig(Config):
     default_factory=CheckpointConfig
   )
   seed: int = 0
+  accumulation_steps: int = 1
   num_epochs: float | None = None
   num_steps: int | None = None
   log_every_steps: int = 50
@@ -51,6 +55,7 @@ class TrainConfig(Config):
         f'{self.num_epochs} and {self.num_steps}.'
       )
     for name in (
+      'accumulation_steps',
       'num_epochs',
       'num_steps',
       'log_every_steps',

@@ -11,9 +11,15 @@ from perceiver_jax.arrays import DEVICE_AXIS
 from perceiver_jax.flops import count_flops
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training.config import TrainConfig
-from perceiver_jax.training.job import Job, abstract_state, make_job
+from perceiver_jax.training.job import (
+  Job,
+  abstract_state,
+  loss_batch,
+  make_job,
+  train_step,
+)
 from perceiver_jax.training.state import TrainState
-from perceiver_jax.training.step import make_eval_step, make_train_step
+from perceiver_jax.training.step import make_eval_step
 
 
 def dry_run(config: TrainConfig) -> str:
@@ -38,7 +44,7 @@ def dry_run(config: TrainConfig) -> str:
     'forward FLOPs per example': f'{_flops(job):,}',
     'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'batch': f'{config.data.batch_size:,} examples, '
-    f'{config.data.batch_size // jax.device_count():,} a device',
+    f'{_spelled_share(config)} a device',
     'state per device': _mebibytes(_num_bytes(state)),
     'saved activations per device': 'about '
     f'{_mebibytes(_activations(job, state))}',
@@ -51,14 +57,20 @@ def dry_run(config: TrainConfig) -> str:
   return '\n'.join(f'{name:<{width}}  {text}' for name, text in lines.items())
 
 
+def _spelled_share(config: TrainConfig) -> str:
+  """Says how many examples a device gets of a batch, and how many at a time."""
+  share = config.data.batch_size // jax.device_count()
+  if config.accumulation_steps == 1:
+    return f'{share:,}'
+  part = share // config.accumulation_steps
+  return f'{config.accumulation_steps} times {part:,}'
+
+
 def _trace_steps(job: Job, state: TrainState) -> None:
   """Follows shapes through an update and an evaluation on one device."""
-  train_step = make_train_step(
-    job.task, job.optimizer, job.schedule, job.config.seed
-  )
   examples = next(iter(job.device_batch.values())).shape[0]
   mask = jax.ShapeDtypeStruct((examples,), jnp.bool_)
-  _trace(train_step, state, job.device_batch)
+  _trace(train_step(job), state, job.device_batch)
   _trace(make_eval_step(job.task), state, job.device_batch | {'mask': mask})
 
 
@@ -66,7 +78,8 @@ def _activations(job: Job, state: TrainState) -> int:
   """Estimates the bytes that the backward pass keeps of a device's batch.
 
   It is what a batch twice as large would keep more: residuals that do not
-  depend on the batch, such as parameters, fall out.
+  depend on the batch, such as parameters, fall out. With gradient accumulation
+  it is those of one part.
   """
 
   def backward(params: Any, batch: Batch) -> Any:
@@ -81,7 +94,7 @@ def _activations(job: Job, state: TrainState) -> int:
   def residuals(factor: int) -> int:
     batch = {
       name: jax.ShapeDtypeStruct((factor * a.shape[0], *a.shape[1:]), a.dtype)
-      for name, a in job.device_batch.items()
+      for name, a in loss_batch(job).items()
     }
     return _num_bytes(_trace(backward, state.params, batch))
 

@@ -1,6 +1,6 @@
 """From the config of a job to the functions that run it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from perceiver_jax.tasks.base import Batch, Metrics, Task
 from perceiver_jax.training import parallel
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.state import TrainState, init_state
+from perceiver_jax.training.step import make_train_step
 
 
 class Job(NamedTuple):
@@ -49,10 +50,11 @@ def make_job(config: TrainConfig) -> Job:
   config.validate()
   config.freeze()
   batch_size = config.data.batch_size
-  if batch_size % jax.device_count():
+  if batch_size % (jax.device_count() * config.accumulation_steps):
+    times = f' times the {config.accumulation_steps} accumulation_steps'
     raise ValueError(
-      f'batch_size must be divisible by the {jax.device_count()} devices, '
-      f'got {batch_size}.'
+      f'batch_size must be divisible by the {jax.device_count()} devices'
+      f'{times if config.accumulation_steps > 1 else ""}, got {batch_size}.'
     )
   spec = config.data.element_spec()
   config.task.validate_spec(spec, config.model)
@@ -76,7 +78,38 @@ def make_job(config: TrainConfig) -> Job:
   }
   config.checkpoint.validate_metrics(_metric_names(task, device_batch))
   optimizer = config.optimizer.make(schedule)
-  return Job(config, num_steps, task, optimizer, schedule, device_batch)
+  job = Job(config, num_steps, task, optimizer, schedule, device_batch)
+  loss_batch(job)  # Augmentation checks what it gets.
+  return job
+
+
+def train_step(job: Job) -> Callable:
+  """Returns the per-device function of one update; see `make_train_step`."""
+  return make_train_step(
+    job.task,
+    job.optimizer,
+    job.schedule,
+    job.config.seed,
+    job.config.accumulation_steps,
+  )
+
+
+def loss_batch(job: Job) -> Batch:
+  """Returns shapes and dtypes of what the loss gets at a time on a device."""
+  part = {
+    name: jax.ShapeDtypeStruct(
+      (array.shape[0] // job.config.accumulation_steps, *array.shape[1:]),
+      array.dtype,
+    )
+    for name, array in job.device_batch.items()
+  }
+  num_examples = jax.tree.leaves(part)[0].shape[0]
+  return jax.eval_shape(
+    lambda batch: job.task.augment(
+      jax.random.key(0), jnp.arange(num_examples), batch
+    ),
+    part,
+  )
 
 
 def _metric_names(task: Task, device_batch: Batch) -> list[str]:

@@ -27,11 +27,11 @@ from perceiver_jax.training.job import (
   first_state,
   make_job,
   this_process,
+  train_step,
 )
 from perceiver_jax.training.metrics import MetricWriter
 from perceiver_jax.training.progress import Progress
 from perceiver_jax.training.state import TrainState
-from perceiver_jax.training.step import make_train_step
 
 Workdir = str | os.PathLike[str]
 
@@ -116,9 +116,7 @@ def _run(
   evaluator = make_evaluator(job)
   if start >= job.num_steps:
     return {'step': start} | evaluator(state)
-  train_step = parallel.parallel_train_step(
-    make_train_step(job.task, job.optimizer, job.schedule, config.seed)
-  )
+  update = parallel.parallel_train_step(train_step(job))
   batches = train_batches(
     config.data, seed=config.seed, start_step=start, shard=this_process()
   )
@@ -126,7 +124,7 @@ def _run(
   previous = None
   with device_batches(job, batches) as on_devices:
     for step in range(start + 1, job.num_steps + 1):
-      state, metrics = train_step(state, next(on_devices))
+      state, metrics = update(state, next(on_devices))
       # At most two steps are under way, each of which holds a batch.
       jax.block_until_ready(previous)
       previous = metrics

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from perceiver_jax.arrays import DEVICE_AXIS
+from perceiver_jax.arrays import DEVICE_AXIS, State
 from perceiver_jax.tasks.base import Batch, Task, mean_metrics
 from perceiver_jax.training.state import TrainState
 
@@ -24,6 +24,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   seed: int,
+  accumulation_steps: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
   """Makes the function that does one update.
 
@@ -31,7 +32,9 @@ def make_train_step(
     task: whose loss is minimised.
     optimizer: turns gradients into updates.
     schedule: the learning rate, to report it.
-    seed: of the dropout, which differs by step and device.
+    seed: of augmentation and dropout, which differ by step.
+    accumulation_steps: parts of the batch whose gradients are computed one
+      after the other.
 
   Returns:
     A function of the state, the same on every device, and this device's share
@@ -40,13 +43,20 @@ def make_train_step(
 
   def train_step(state, batch):
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
-    rng = jax.random.fold_in(rng, lax.axis_index(DEVICE_AXIS))
-    gradient = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, (model_state, metrics)), grads = gradient(
-      state.params, state.model_state, rng, batch
-    )
-    grads, model_state, metrics = _mean_over_devices(
-      (grads, model_state, mean_metrics(metrics) | {'loss': loss})
+    augment_rng, dropout_rng = jax.random.split(rng)
+
+    def gradient(model_state, part, batch):
+      """Returns gradients, metrics and state of a part of the global batch."""
+      size = len(jax.tree.leaves(batch)[0])
+      positions = part * size + jnp.arange(size)
+      batch = task.augment(augment_rng, positions, batch)
+      (loss, (model_state, metrics)), grads = jax.value_and_grad(
+        task.loss, has_aux=True
+      )(state.params, model_state, jax.random.fold_in(dropout_rng, part), batch)
+      return (grads, mean_metrics(metrics) | {'loss': loss}), model_state
+
+    (grads, metrics), model_state = _mean_over_devices(
+      _mean_over_parts(gradient, state.model_state, batch, accumulation_steps)
     )
     updates, optimizer_state = optimizer.update(
       grads, state.optimizer_state, state.params
@@ -85,6 +95,40 @@ def make_eval_step(task: Task) -> Callable[[TrainState, Batch], Scalars]:
     return lax.psum(sums | {'count': jnp.sum(mask)}, DEVICE_AXIS)
 
   return eval_step
+
+
+def _mean_over_parts(
+  function: Callable[[State, jax.Array, Batch], tuple[Any, State]],
+  model_state: State,
+  batch: Batch,
+  count: int,
+) -> tuple[Any, State]:
+  """Averages what a function returns of this device's parts of the batch.
+
+  Args:
+    function: of the running statistics, the place of a part among all of the
+      global batch, and its examples.
+    model_state: the statistics, which go from part to part.
+    batch: this device's share.
+    count: how many parts it has.
+  """
+  first = lax.axis_index(DEVICE_AXIS) * count
+  if count == 1:
+    return function(model_state, first, batch)
+  parts = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+
+  def add(carry, part):
+    model_state, sums = carry
+    results, model_state = function(model_state, *part)
+    return (model_state, jax.tree.map(jnp.add, sums, results)), None
+
+  example = jax.tree.map(lambda a: a[0], parts)
+  results, _ = jax.eval_shape(function, model_state, first, example)
+  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), results)
+  (model_state, sums), _ = lax.scan(
+    add, (model_state, zeros), (first + jnp.arange(count), parts)
+  )
+  return jax.tree.map(lambda total: total / count, sums), model_state
 
 
 def _mean_over_devices(tree: Any) -> Any:
