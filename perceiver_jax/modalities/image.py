@@ -16,15 +16,22 @@ from perceiver_jax.modalities.grid import FourierPositions as FourierPositions
 from perceiver_jax.modalities.grid import GridInput
 from perceiver_jax.modalities.grid import LearnedPositions as LearnedPositions
 from perceiver_jax.nn import resample
+from perceiver_jax.nn.resample import StemPadding as StemPadding
 from perceiver_jax.nn.tokens import Tokens
 
 
 class PixelEmbedding(Config):
-  """Every pixel is a token, its colours as they are."""
+  """Every pixel is a token, its colours as they are.
+
+  What every embedding has: `image_size`, the size of the images that become
+  tokens on a grid, and `num_channels`, of a token made of pixels of so many.
+  """
 
   content_name = 'pixels'
   keeps_pixels = True
-  stride = (1, 1)
+
+  def image_size(self, grid: tuple[int, int]) -> tuple[int, int]:
+    return grid
 
   def num_channels(self, image_channels: int) -> int:
     return image_channels
@@ -45,7 +52,9 @@ class Conv1x1Embedding(Config):
 
   content_name = 'projected pixels'
   keeps_pixels = True
-  stride = (1, 1)
+
+  def image_size(self, grid: tuple[int, int]) -> tuple[int, int]:
+    return grid
 
   def num_channels(self, image_channels: int) -> int:
     del image_channels
@@ -73,9 +82,8 @@ class PatchEmbedding(Config):
   def content_name(self) -> str:
     return 'patches' if self.channels is None else 'projected patches'
 
-  @property
-  def stride(self) -> tuple[int, int]:
-    return self.patch_size
+  def image_size(self, grid: tuple[int, int]) -> tuple[int, int]:
+    return grid[0] * self.patch_size[0], grid[1] * self.patch_size[1]
 
   def num_channels(self, image_channels: int) -> int:
     return self.channels or math.prod(self.patch_size) * image_channels
@@ -93,16 +101,22 @@ class ConvEmbedding(Config):
 
   Attributes:
     channels: of the convolution.
+    padding: what it sees beyond the edges; the published model was trained with
+      SAME, and PyTorch's version of it pads symmetrically.
     sync_batch_norm: average batch statistics over all devices of the pmap
       axis 'devices' instead of each on its own.
   """
 
   channels: int = 64
+  padding: StemPadding = StemPadding.SAME
   sync_batch_norm: bool = False
 
   content_name = 'convolution'
   keeps_pixels = False
-  stride = (4, 4)
+
+  def image_size(self, grid: tuple[int, int]) -> tuple[int, int]:
+    margin = 1 if self.padding is StemPadding.SYMMETRIC else 0
+    return 4 * grid[0] + margin, 4 * grid[1] + margin
 
   def num_channels(self, image_channels: int) -> int:
     del image_channels
@@ -110,7 +124,7 @@ class ConvEmbedding(Config):
 
   def __call__(self, images: Array, *, is_training: bool) -> Array:
     axis = DEVICE_AXIS if self.sync_batch_norm else None
-    stem = resample.ConvStem(self.channels, axis, name='stem')
+    stem = resample.ConvStem(self.channels, self.padding, axis, name='stem')
     return stem(images, is_training=is_training)
 
 
@@ -150,8 +164,7 @@ class ImageInput(GridInput):
     return isinstance(self.embedding, ConvEmbedding)
 
   def example(self) -> jax.ShapeDtypeStruct:
-    strides = zip(self.example_grid(), self.embedding.stride, strict=True)
-    size = [count * stride for count, stride in strides]
+    size = self.embedding.image_size(self.example_grid())
     shape = (1, *size, self.image_channels)
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 

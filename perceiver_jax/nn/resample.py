@@ -1,5 +1,7 @@
 """Changes of resolution: space to depth, and the convolutional stem."""
 
+import enum
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,18 @@ def space_to_depth(
   return array.reshape(batch, *counts, -1)
 
 
+class StemPadding(enum.Enum):
+  """What the convolutional stem sees beyond the edges of an image.
+
+  SAME: as little as gives a quarter of the size, more of it at the end than at
+  the start. SYMMETRIC: three black pixels on every side, and nothing around
+  the max-pool: 55 x 55 tokens of 224 x 224 pixels.
+  """
+
+  SAME = enum.auto()
+  SYMMETRIC = enum.auto()
+
+
 class ConvStem(hk.Module):
   """7x7 convolution, batch normalisation, ReLU, max-pool: a quarter the size.
 
@@ -46,10 +60,15 @@ class ConvStem(hk.Module):
   """
 
   def __init__(
-    self, channels: int, cross_replica_axis: str | None, name: str | None = None
+    self,
+    channels: int,
+    padding: StemPadding,
+    cross_replica_axis: str | None,
+    name: str | None = None,
   ):
     super().__init__(name)
     self._channels = channels
+    self._is_symmetric = padding is StemPadding.SYMMETRIC
     # Statistics across devices need the axis of a pmap, which initialisation
     # does not run in; the parameters are the same either way.
     self._axis = None if hk.running_init() else cross_replica_axis
@@ -57,8 +76,18 @@ class ConvStem(hk.Module):
   def __call__(
     self, images: Float[Array, 'B Y X C'], *, is_training: bool
   ) -> Float[Array, 'B y x D']:
+    if self._is_symmetric and min(images.shape[1:3]) < 5:
+      raise ValueError(
+        'images must have at least 5 rows and columns for a stem with '
+        f'symmetric padding, got {images.shape[1:3]}.'
+      )
     conv = hk.Conv2D(
-      self._channels, 7, stride=2, with_bias=False, name='convolution'
+      self._channels,
+      7,
+      stride=2,
+      padding=[(3, 3), (3, 3)] if self._is_symmetric else 'SAME',
+      with_bias=False,
+      name='convolution',
     )
     batch_norm = hk.BatchNorm(
       create_scale=True,
@@ -73,4 +102,5 @@ class ConvStem(hk.Module):
       array.astype(jnp.float32), is_training=is_training or hk.running_init()
     )
     array = jax.nn.relu(normalised.astype(array.dtype))
-    return hk.max_pool(array, (3, 3, 1), (2, 2, 1), padding='SAME')
+    padding = 'VALID' if self._is_symmetric else 'SAME'
+    return hk.max_pool(array, (3, 3, 1), (2, 2, 1), padding=padding)
