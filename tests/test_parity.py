@@ -323,7 +323,8 @@ def test_every_array_that_does_not_fit_is_named():
   for problem in (
     'surplus/w is left over',
     'perceiver_encoder/~/self_attention/mlp/linear/b is missing',
-    'basic_decoder/output/w must have shape (16, 5), got (2, 3)',
+    'basic_decoder/output/w must be float32 of shape (16, 5), got float64 of '
+    'shape (2, 3)',
   ):
     assert problem in str(error.value)
 
