@@ -1,6 +1,6 @@
 import io
 
-from perceiver_jax.training.progress import Progress
+from perceiver_jax.progress import Progress
 
 
 class _Terminal(io.StringIO):
@@ -33,6 +33,11 @@ def test_a_log_shows_speed_and_time_left():
     'step 1/100 (1%)  loss 1',
     'step 4/100 (4%)  loss 0.25  0.4 examples/s  0:32:00 left',
   ]
+
+
+def test_speed_is_told_in_the_unit_of_the_work():
+  text = _run(io.StringIO(), [(0, 10), (100, 20)], unit='tiles')
+  assert '0.8 tiles/s' in text
 
 
 def test_time_left_has_hours():

@@ -11,6 +11,7 @@ from etils import epath
 
 from perceiver_jax.config import from_dict
 from perceiver_jax.data.base import train_batches
+from perceiver_jax.progress import Progress
 from perceiver_jax.training import parallel
 from perceiver_jax.training.checkpoint import Checkpointer
 from perceiver_jax.training.compatibility import (
@@ -30,7 +31,6 @@ from perceiver_jax.training.job import (
   train_step,
 )
 from perceiver_jax.training.metrics import MetricWriter
-from perceiver_jax.training.progress import Progress
 from perceiver_jax.training.state import TrainState
 
 Workdir = str | os.PathLike[str]

@@ -20,6 +20,7 @@ class Progress:
   Args:
     num_steps: updates of the whole run.
     batch_size: examples of one update over all devices and processes.
+    unit: what an example is, in plural.
     is_primary: whether to show anything; only one process of many should.
     stream: where to write; None is standard error.
     clock: a function that returns seconds since some moment.
@@ -30,12 +31,14 @@ class Progress:
     num_steps: int,
     batch_size: int,
     *,
+    unit: str = 'examples',
     is_primary: bool = True,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
   ) -> None:
     self._num_steps = num_steps
     self._batch_size = batch_size
+    self._unit = unit
     self._is_primary = is_primary
     self._stream = sys.stderr if stream is None else stream
     self._clock = clock
@@ -91,7 +94,8 @@ class Progress:
     parts += [f'{name} {value:.4g}' for name, value in self._metrics.items()]
     if step > first_step and now > first_time:
       steps_per_sec = (step - first_step) / (now - first_time)
-      parts.append(f'{steps_per_sec * self._batch_size:.4g} examples/s')
+      speed = steps_per_sec * self._batch_size
+      parts.append(f'{speed:.4g} {self._unit}/s')
       left = max(self._num_steps - step, 0) / steps_per_sec
       parts.append(f'{_hours_minutes_seconds(left)} left')
     return '  '.join(parts)
