@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = {
   'perceiver_jax.config': 0,
   'perceiver_jax.arrays': 0,
+  'perceiver_jax.progress': 0,
   'perceiver_jax.xla_flags': 0,
   'perceiver_jax.nn': 1,
   'perceiver_jax.modalities': 2,
@@ -30,6 +31,7 @@ LAYERS = {
   'perceiver_jax.presets': 4,
   'perceiver_jax.summary': 4,
   'perceiver_jax.weights': 4,
+  'perceiver_jax.predict': 5,
   'perceiver_jax.tasks': 5,
   'perceiver_jax.data': 5,
   'perceiver_jax.training': 6,
@@ -107,7 +109,8 @@ def test_files_and_functions_are_short(path):
 def test_importing_the_package_is_light():
   heavy = {
     'tensorflow', 'tensorflow_datasets', 'grain', 'orbax', 'matplotlib',
-    'sklearn', 'ml_collections', 'tensorboardX', 'torch', 'cv2',
+    'sklearn', 'ml_collections', 'tensorboardX', 'torch', 'cv2', 'PIL',
+    'imageio_ffmpeg',
   }  # fmt: skip
   program = 'import sys, perceiver_jax; print(*sys.modules)'
   loaded = subprocess.run(

@@ -1,0 +1,14 @@
+"""Trained models applied to what a person has: images, text, video, sound.
+
+The functions take plain arrays and strings; `python -m perceiver_jax.predict`
+takes files. They need the extra `[predict]`.
+"""
+
+from perceiver_jax.predict.autoencoding import Reconstruction as Reconstruction
+from perceiver_jax.predict.autoencoding import autoencode as autoencode
+from perceiver_jax.predict.classification import Prediction as Prediction
+from perceiver_jax.predict.classification import classify as classify
+from perceiver_jax.predict.flow import estimate_flow as estimate_flow
+from perceiver_jax.predict.images import Colours as Colours
+from perceiver_jax.predict.language import FilledText as FilledText
+from perceiver_jax.predict.language import fill_mask as fill_mask

@@ -1,0 +1,216 @@
+"""`python -m perceiver_jax.predict TASK MODEL ...`: real files in and out."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from perceiver_jax.predict import media, pictures
+from perceiver_jax.predict.attention import image_attention
+from perceiver_jax.predict.autoencoding import autoencode, clips_of
+from perceiver_jax.predict.classification import (
+  classify,
+  crop_images,
+  read_class_names,
+)
+from perceiver_jax.predict.flow import estimate_flow
+from perceiver_jax.predict.images import IMAGENET, Colours
+from perceiver_jax.predict.language import fill_mask, mask_part
+from perceiver_jax.weights.native import load_pretrained
+from perceiver_jax.xla_flags import set_cpu_flags
+
+_FRAME_RATE_HZ = 25
+"""Of the published autoencoder: 16 frames and 30,720 samples are 0.64 s."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs one task.
+
+  Raises:
+    SystemExit: something is wrong; it holds one line that says what.
+  """
+  set_cpu_flags()
+  arguments = _parser().parse_args(argv)
+  try:
+    arguments.run(arguments)
+  except (ValueError, TypeError, OSError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
+def _classify(arguments: argparse.Namespace) -> None:
+  pretrained = load_pretrained(arguments.model)
+  channels = getattr(pretrained.config.inputs, 'image_channels', 3)
+  names = arguments.class_names and read_class_names(arguments.class_names)
+  found = classify(
+    pretrained,
+    [media.read_image(path, channels) for path in arguments.images],
+    class_names=names or None,
+    top_k=arguments.top,
+    size=arguments.size and tuple(arguments.size),
+    colours=_colours(arguments),
+  )
+  for path, predictions in zip(arguments.images, found, strict=True):
+    print(path)
+    for prediction in predictions:
+      print(f'  {prediction.prob:7.2%}  {prediction.name}')
+
+
+def _fill_mask(arguments: argparse.Namespace) -> None:
+  text = arguments.text
+  if arguments.mask is not None:
+    text = mask_part(text, arguments.mask)
+  found = fill_mask(load_pretrained(arguments.model), text)
+  print(found.text)
+  print('filled:', *(repr(part) for part in found.filled))
+  print('probabilities:', *(f'{prob:.3f}' for prob in found.probs))
+
+
+def _flow(arguments: argparse.Namespace) -> None:
+  pretrained = load_pretrained(arguments.model)
+  channels = getattr(pretrained.config.inputs, 'frame_channels', 3)
+  frames = [
+    media.read_image(path, channels)
+    for path in (arguments.frame1, arguments.frame2)
+  ]
+  flow = estimate_flow(pretrained, *frames, batch_size=arguments.batch_size)
+  media.write_image(arguments.output, pictures.flow_picture(*frames, flow))
+  print(f'{arguments.output}: motion between the frames')
+  if arguments.array is not None:
+    np.save(arguments.array, flow)
+    print(f'{arguments.array}: the same as an array {list(flow.shape)}')
+
+
+def _autoencode(arguments: argparse.Namespace) -> None:
+  pretrained = load_pretrained(arguments.model)
+  clips = clips_of(pretrained)
+  sample_rate_hz = clips.num_samples * _FRAME_RATE_HZ // clips.num_frames
+  video = media.read_video(
+    arguments.video,
+    clips.size,
+    _FRAME_RATE_HZ,
+    arguments.clips * clips.num_frames,
+  )
+  audio = media.read_audio(arguments.video, sample_rate_hz)
+  count = min(len(video) // clips.num_frames, len(audio) // clips.num_samples)
+  if not count:
+    raise ValueError(
+      f'{arguments.video} must last for {clips.num_frames / _FRAME_RATE_HZ} s '
+      f'or longer, got {len(video) / _FRAME_RATE_HZ:.2f} s of video and '
+      f'{len(audio) / sample_rate_hz:.2f} s of sound.'
+    )
+  video = video[: count * clips.num_frames]
+  audio = audio[: count * clips.num_samples]
+  made = autoencode(pretrained, video, audio, chunk_size=arguments.chunk_size)
+  picture = pictures.autoencoding_picture(video, audio, made)
+  media.write_image(arguments.output, picture)
+  print(f'{arguments.output}: {count} clips above their reconstructions')
+  if arguments.reconstruction is not None:
+    media.write_video(
+      arguments.reconstruction,
+      made.video,
+      made.audio,
+      _FRAME_RATE_HZ,
+      sample_rate_hz,
+    )
+    print(f'{arguments.reconstruction}: the reconstruction, with sound')
+  names = arguments.class_names and read_class_names(arguments.class_names)
+  for index, probs in enumerate(made.label_probs):
+    label = int(probs.argmax())
+    name = names[label] if names else f'class {label}'
+    print(f'  clip {index}: {probs[label]:.2%} {name}')
+
+
+def _attention(arguments: argparse.Namespace) -> None:
+  pretrained = load_pretrained(arguments.model)
+  channels = getattr(pretrained.config.inputs, 'image_channels', 3)
+  image = media.read_image(arguments.image, channels)
+  size = arguments.size and tuple(arguments.size)
+  maps = image_attention(
+    pretrained,
+    image,
+    arguments.latents,
+    size=size,
+    colours=_colours(arguments),
+  )
+  (shown,) = crop_images(pretrained.config, [image], size)
+  picture = pictures.attention_picture(shown, maps, arguments.latents)
+  media.write_image(arguments.output, picture)
+  print(
+    f'{arguments.output}: {len(maps)} cross-attends of '
+    f'{len(arguments.latents)} latents'
+  )
+
+
+def _colours(arguments: argparse.Namespace) -> Colours:
+  return Colours(tuple(arguments.mean), tuple(arguments.std))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m perceiver_jax.predict', description=__doc__
+  )
+  tasks = parser.add_subparsers(title='tasks', required=True, metavar='TASK')
+  _add_image_tasks(tasks)
+  task = _task(tasks, 'fill_mask', _fill_mask, 'what is missing in a text')
+  task.add_argument('text', help='with [MASK] for each byte that is missing')
+  task.add_argument('--mask', help='instead: the part of the text to mask')
+  task = _task(tasks, 'flow', _flow, 'how far each pixel moves')
+  task.add_argument('frame1', help='an image')
+  task.add_argument('frame2', help='the next one, of the same size')
+  task.add_argument('--output', default='flow.png', help='the picture')
+  task.add_argument('--array', help='a file .npy for the motion in pixels')
+  task.add_argument('--batch_size', type=int, default=1, help='tiles at once')
+  task = _task(tasks, 'autoencode', _autoencode, 'compress video and sound')
+  task.add_argument('video', help='a file with video and sound')
+  task.add_argument('--output', default='autoencode.png', help='the picture')
+  task.add_argument('--reconstruction', help='a video file to write, .mp4')
+  task.add_argument('--clips', type=int, default=1, help='how many at most')
+  task.add_argument('--chunk_size', type=int, default=8192, help='queries')
+  task.add_argument('--class_names', help='a file with a name on each line')
+  return parser
+
+
+def _add_image_tasks(tasks: argparse._SubParsersAction) -> None:
+  task = _task(tasks, 'classify', _classify, 'what is on images')
+  task.add_argument('images', nargs='+', help='JPEG, PNG, ...')
+  task.add_argument('--class_names', help='a file with a name on each line')
+  task.add_argument('--top', type=int, default=5, help='how many')
+  _add_preparation(task)
+  task = _task(tasks, 'attention', _attention, 'where a model looks')
+  task.add_argument('image', help='JPEG, PNG, ...')
+  task.add_argument('--output', default='attention.png', help='the picture')
+  task.add_argument(
+    '--latents', type=int, nargs='+', default=[0, 1, 2, 3], help='which ones'
+  )
+  _add_preparation(task)
+
+
+def _add_preparation(task: argparse.ArgumentParser) -> None:
+  task.add_argument(
+    '--size', type=int, nargs=2, help='rows and columns the model sees'
+  )
+  for name, values in IMAGENET._asdict().items():
+    task.add_argument(
+      f'--{name}',
+      type=float,
+      nargs='+',
+      default=values,
+      help='of colours, in [0, 1]; ImageNet by default',
+    )
+
+
+def _task(
+  tasks: argparse._SubParsersAction,
+  name: str,
+  run: Callable[[argparse.Namespace], None],
+  text: str,
+) -> argparse.ArgumentParser:
+  task = tasks.add_parser(name, help=text, description=text)
+  task.add_argument('model', help='a file of perceiver_jax.save_pretrained')
+  task.set_defaults(run=run)
+  return task
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,82 @@
+"""Where a model of images looks."""
+
+from collections.abc import Sequence
+
+import haiku as hk
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from perceiver_jax.attention_maps import attention_maps
+from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.predict.classification import crop_images
+from perceiver_jax.predict.images import IMAGENET, Colours, normalised
+from perceiver_jax.weights.native import Pretrained
+
+
+def image_attention(
+  pretrained: Pretrained,
+  image: np.ndarray,
+  latents: Sequence[int],
+  *,
+  size: tuple[int, int] | None = None,
+  colours: Colours = IMAGENET,
+) -> list[Float[np.ndarray, 'latents y x']]:
+  """Returns where latents look on an image, for each cross-attend.
+
+  Args:
+    pretrained: a model of images whose tokens stand on a grid.
+    image: uint8 [Y, X, C], of any size; cropped as for `classify`.
+    latents: which ones.
+    size: rows and columns that the image is resized to; None: those that the
+      model was made for.
+    colours: statistics to normalise pixels with.
+
+  Returns:
+    For each cross-attend a map for each latent, the mean over heads, on the
+    grid of tokens; a map sums to 1.
+
+  Raises:
+    ValueError: the model takes no images, its tokens stand on no grid, or it
+      has no such latent.
+  """
+  config = pretrained.config
+  (crop,) = crop_images(config, [image], size)
+  if config.inputs.permutation_seed is not None:
+    raise ValueError(
+      'permutation_seed must be None for attention to be shown on an image, '
+      f'got {config.inputs.permutation_seed}.'
+    )
+  wrong = [i for i in latents if not 0 <= i < config.num_latents]
+  if wrong or not len(latents):
+    raise ValueError(
+      f'latents must be one or more from 0 to {config.num_latents - 1}, '
+      f'got {list(latents)}.'
+    )
+  images = normalised(crop, colours)[None]
+  grid = _grid(config, images)
+  maps = attention_maps(config)
+
+  @jax.jit
+  def of_inputs(params, state, images):
+    # The maps of outputs, not returned, are not computed.
+    return maps(params, images, state=state, latents=latents).inputs
+
+  found = of_inputs(pretrained.params, pretrained.state, images)
+  return [
+    np.asarray(weights[0].mean(axis=0)).reshape(len(latents), *grid)
+    for weights in found
+  ]
+
+
+def _grid(config: PerceiverConfig, images: np.ndarray) -> tuple[int, ...]:
+  """Returns rows and columns of the tokens of images."""
+  transformed = hk.transform_with_state(
+    lambda images: config.inputs.make('inputs')(images, is_training=False)
+  )
+
+  def tokens(images):
+    weights = transformed.init(jax.random.key(0), images)
+    return transformed.apply(*weights, None, images)[0]
+
+  return jax.eval_shape(tokens, images).axes

@@ -1,0 +1,148 @@
+"""Images, video and sound from and to files."""
+
+import os
+import pathlib
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from perceiver_jax.predict import images
+
+Path = str | os.PathLike[str]
+
+
+def read_image(path: Path, num_channels: int) -> UInt8[np.ndarray, 'Y X C']:
+  """Reads a JPEG, PNG or other image, turned as its camera says.
+
+  Args:
+    path: of the file.
+    num_channels: 3 for red, green and blue, 1 for grey.
+
+  Raises:
+    OSError: there is no such file, or it cannot be read.
+    ValueError: it is no image, or images of so many colours do not exist.
+  """
+  if num_channels not in (1, 3):
+    raise ValueError(
+      f'an image in a file must have 1 or 3 channels, got {num_channels}.'
+    )
+  data = np.fromfile(path, np.uint8)
+  mode = cv2.IMREAD_COLOR_RGB if num_channels == 3 else cv2.IMREAD_GRAYSCALE
+  image = cv2.imdecode(data, mode) if data.size else None
+  if image is None:
+    raise ValueError(
+      f'{path} must be an image, such as JPEG or PNG, got something else.'
+    )
+  return image.reshape(*image.shape[:2], num_channels)
+
+
+def read_video(
+  path: Path, size: tuple[int, int], frame_rate_hz: float, max_frames: int
+) -> UInt8[np.ndarray, 'T Y X 3']:
+  """Reads the first frames of a video, cropped and resized.
+
+  Args:
+    path: of the file.
+    size: rows and columns; see `images.framed`.
+    frame_rate_hz: frames are dropped or repeated to get to it.
+    max_frames: how many frames to read at most.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it has no video.
+  """
+  options = f'-an -vf fps={frame_rate_hz} -frames:v {max_frames}'
+  data = _ffmpeg(
+    ['-i', path, *options.split(), '-f', 'image2pipe', '-c:v', 'ppm', '-']
+  )
+  if not data.startswith(b'P6'):
+    raise ValueError(f'{path} must have video, got none that can be read.')
+  # Each frame is a header of three lines, and its bytes; all of one size.
+  _, size_line, _, _ = data.split(b'\n', 3)
+  columns, rows = map(int, size_line.split())
+  header = len(b'P6\n' + size_line + b'\n255\n')
+  frames = np.frombuffer(data, np.uint8).reshape(
+    -1, header + rows * columns * 3
+  )
+  frames = frames[:, header:].reshape(-1, rows, columns, 3)
+  return np.stack([images.framed(frame, size) for frame in frames])
+
+
+def read_audio(path: Path, sample_rate_hz: int) -> Float[np.ndarray, 'S 1']:
+  """Reads the first channel of sound of a file, resampled.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it has no sound.
+  """
+  options = f'-vn -map 0:a:0 -af pan=mono|c0=c0 -ar {sample_rate_hz}'
+  data = _ffmpeg(['-i', path, *options.split(), '-f', 'f32le', '-'])
+  if not data:
+    raise ValueError(f'{path} must have sound, got none that can be read.')
+  return np.frombuffer(data, np.float32)[:, None]
+
+
+def write_image(path: Path, image: UInt8[np.ndarray, 'Y X C']) -> None:
+  """Writes a PNG or whatever else the name of the file ends in.
+
+  Raises:
+    ValueError: no such kind of image can be written.
+  """
+  suffix = pathlib.Path(path).suffix
+  try:
+    _, data = cv2.imencode(suffix, image[..., ::-1])
+  except cv2.error as error:
+    raise ValueError(
+      f'{path} must end in the name of a kind of image, such as .png.'
+    ) from error
+  pathlib.Path(path).write_bytes(data.tobytes())
+
+
+def write_video(
+  path: Path,
+  video: UInt8[np.ndarray, 'T Y X 3'],
+  audio: Float[np.ndarray, 'S c'],
+  frame_rate_hz: float,
+  sample_rate_hz: int,
+) -> None:
+  """Writes video and sound to a file such as an MP4.
+
+  Raises:
+    ValueError: the name of the file ends in no kind of video.
+  """
+  _, rows, columns, _ = video.shape
+  with tempfile.TemporaryDirectory() as directory:
+    sound = os.path.join(directory, 'sound')
+    audio.astype('<f4').tofile(sound)
+    source = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{columns}x{rows}']
+    source += ['-r', frame_rate_hz, '-i', '-', '-f', 'f32le']
+    source += ['-ar', sample_rate_hz, '-ac', audio.shape[1], '-i', sound]
+    # Most players want this format, which wants even sizes.
+    even = 'pad=ceil(iw/2)*2:ceil(ih/2)*2'
+    target = ['-vf', even, '-pix_fmt', 'yuv420p', '-y', path]
+    _ffmpeg(source + target, video.tobytes())
+  if not pathlib.Path(path).is_file():
+    raise ValueError(
+      f'{path} must end in the name of a kind of video, such as .mp4.'
+    )
+
+
+def _ffmpeg(arguments: Sequence[object], data: bytes = b'') -> bytes:
+  """Runs FFmpeg and returns its output: nothing, where it fails.
+
+  Raises:
+    OSError: the file after `-i`, unless it is data, does not exist.
+  """
+  path = arguments[arguments.index('-i') + 1]
+  if path != '-' and not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f'{path} must be a file, got none.')
+  command = [imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', *arguments]
+  done = subprocess.run(
+    list(map(str, command)), input=data, capture_output=True, check=False
+  )
+  return b'' if done.returncode else done.stdout
