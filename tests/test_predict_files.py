@@ -1,0 +1,109 @@
+"""Files are read and written as they are meant, by other programs too."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceiver_jax.predict import media
+from perceiver_jax.predict.__main__ import main
+
+
+def _colours(seed=0):
+  return np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
+
+
+def test_image_is_read_as_pillow_wrote_it(tmp_path):
+  Image.fromarray(_colours()).save(tmp_path / 'a.png')
+  np.testing.assert_array_equal(
+    media.read_image(tmp_path / 'a.png', 3), _colours()
+  )
+  Image.fromarray(_colours()[..., 0]).save(tmp_path / 'grey.png')
+  np.testing.assert_array_equal(
+    media.read_image(tmp_path / 'grey.png', 1), _colours()[..., :1]
+  )
+
+
+def test_photo_is_turned_as_its_camera_says(tmp_path):
+  image = np.zeros((40, 60, 3), np.uint8)
+  image[:, :20, 0] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 6  # To be turned clockwise.
+  Image.fromarray(image).save(tmp_path / 'a.jpg', exif=exif, quality=95)
+  read = media.read_image(tmp_path / 'a.jpg', 3).astype(int)
+  assert read.shape == (60, 40, 3)
+  assert np.abs(read - np.rot90(image, -1)).mean() < 5
+
+
+def test_image_is_written_as_pillow_reads_it(tmp_path):
+  media.write_image(tmp_path / 'a.png', _colours())
+  with Image.open(tmp_path / 'a.png') as image:
+    np.testing.assert_array_equal(np.asarray(image), _colours())
+
+
+def _film(seconds):
+  """Returns frames at 50 Hz that get brighter, and a tone at 24,000 Hz."""
+  count = int(50 * seconds)
+  video = np.zeros((count, 32, 48, 3), np.uint8)
+  video[:, :, 8:40] = np.linspace(0, 250, count).astype(np.uint8)[
+    :, None, None, None
+  ]
+  times = np.arange(int(24_000 * seconds)) / 24_000
+  tone = 0.5 * np.sin(2 * np.pi * 600 * times).astype(np.float32)
+  return video, np.stack([tone, 0 * tone], axis=1)
+
+
+def test_video_and_sound_survive_a_file_at_another_rate(tmp_path):
+  video, audio = _film(1.0)
+  path = tmp_path / 'film.mp4'
+  media.write_video(path, video, audio, 50, 24_000)
+  frames = media.read_video(path, (16, 16), 25, 100)
+  assert frames.shape == (25, 16, 16, 3)
+  # The middle square, every second frame.
+  expected = video[::2, 0, 20, 0].astype(int)
+  assert np.abs(frames[:, 8, 8, 0] - expected).max() < 12
+  assert np.abs(frames[:, 8, 1, 0] - expected).max() < 12
+  assert len(media.read_video(path, (16, 16), 25, 7)) == 7
+  sound = media.read_audio(path, 48_000)
+  assert abs(len(sound) - 48_000) < 3000 and sound.shape[1] == 1
+  # The first channel alone, at its loudness and pitch.
+  middle = sound[12_000:36_000, 0]
+  assert middle.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+  assert np.abs(np.fft.rfft(middle)).argmax() * 2 == 600
+
+
+@pytest.mark.parametrize(
+  'read',
+  [
+    lambda path: media.read_image(path, 3),
+    lambda path: media.read_video(path, (4, 4), 25, 1),
+    lambda path: media.read_audio(path, 48_000),
+  ],
+)
+def test_what_is_no_medium_is_refused(read, tmp_path):
+  with pytest.raises(FileNotFoundError):
+    read(tmp_path / 'missing')
+  for text in ('', 'not a medium'):
+    (tmp_path / 'notes.txt').write_text(text)
+    with pytest.raises(ValueError, match=r'notes.txt must (be|have)'):
+      read(tmp_path / 'notes.txt')
+
+
+def test_film_without_sound_is_refused(tmp_path):
+  Image.fromarray(_colours()).save(tmp_path / 'still.png')
+  with pytest.raises(ValueError, match='still.png must have sound'):
+    media.read_audio(tmp_path / 'still.png', 48_000)
+
+
+def test_unknown_kinds_of_files_are_refused(tmp_path):
+  with pytest.raises(ValueError, match='must end in the name of a kind of ima'):
+    media.write_image(tmp_path / 'a.unknown', _colours())
+  video, audio = _film(0.1)
+  with pytest.raises(ValueError, match='must end in the name of a kind of vid'):
+    media.write_video(tmp_path / 'a.unknown', video, audio, 50, 24_000)
+
+
+def test_command_says_in_one_line_what_is_wrong(tmp_path):
+  with pytest.raises(SystemExit) as error:
+    main(['classify', str(tmp_path / 'missing.safetensors'), 'a.png'])
+  assert 'missing.safetensors' in error.value.code
+  assert '\n' not in error.value.code
