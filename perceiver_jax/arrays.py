@@ -18,8 +18,9 @@ the tokens, *queries* read the latents, and a modality turns what they read into
 A mask is boolean and True means "use this element".
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -30,12 +31,15 @@ AnyArray = jax.Array | np.ndarray
 Images = Num[AnyArray, 'B Y X C']
 Videos = Num[AnyArray, 'B T Y X C']
 Audio = Num[AnyArray, 'B S C']
-Latents = Float[Array, 'B N D']
+Latents = Float[AnyArray, 'B N D']
 InputMask = Bool[AnyArray, 'B M']
 QueryMask = Bool[AnyArray, 'B O']
 Indices = Int[AnyArray, '*O']
 Labels = Int[AnyArray, 'B']
 Logits = Float[Array, 'B V']
+
+Masks = Mapping[str, Bool[AnyArray, 'B _'] | None]
+"""A mask for each of several modalities, by name; None: use everything."""
 
 DEVICE_AXIS = 'devices'
 """The axis name of devices that train together, in `lax.pmean` and pmap."""
@@ -48,3 +52,37 @@ Params = Mapping[str, Mapping[str, Any]]
 
 State = Mapping[str, Mapping[str, Any]]
 """Running statistics of batch normalisation, laid out like `Params`."""
+
+_T = TypeVar('_T')
+
+
+def register_pytree(cls: type[_T]) -> type[_T]:
+  """Registers a frozen dataclass as a node of JAX's trees.
+
+  Unlike `jax.tree_util.register_dataclass` it rebuilds objects without the
+  constructor, since JAX puts anything in the place of arrays: there are no
+  shapes to check then.
+
+  Args:
+    cls: its fields are children, but for those with the metadata
+      `{'static': True}`, which must be hashable.
+  """
+  fields = dataclasses.fields(cls)
+  static = [f.name for f in fields if f.metadata.get('static')]
+  children = [f.name for f in fields if f.name not in static]
+
+  def flatten(node):
+    keys = map(jax.tree_util.GetAttrKey, children)
+    values = [getattr(node, name) for name in children]
+    constants = tuple(getattr(node, name) for name in static)
+    return list(zip(keys, values, strict=True)), constants
+
+  def unflatten(constants, values):
+    node = object.__new__(cls)
+    for names, items in [(children, values), (static, constants)]:
+      for name, item in zip(names, items, strict=True):
+        object.__setattr__(node, name, item)
+    return node
+
+  jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+  return cls

@@ -1,7 +1,7 @@
 """What a Perceiver looks at: the weights of its cross-attends."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import haiku as hk
 from jaxtyping import Array, Float
@@ -29,6 +29,7 @@ class AttentionMaps(NamedTuple):
   outputs: Float[Array, 'B H O N'] | None
 
 
+@runtime_checkable
 class MakeAttentionMaps(Protocol):
   """Computes the attention maps of inputs."""
 

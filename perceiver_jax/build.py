@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import haiku as hk
 import jax
@@ -21,6 +21,7 @@ from perceiver_jax.model import PerceiverConfig, Precision
 from perceiver_jax.modules import Decoder, Encoded, Encoder, Processor
 
 
+@runtime_checkable
 class Init(Protocol):
   """Makes the parameters of a Perceiver."""
 
@@ -34,6 +35,7 @@ class Init(Protocol):
     ...
 
 
+@runtime_checkable
 class Apply(Protocol):
   """Computes outputs from inputs: `decode(process(encode(inputs)))`."""
 
@@ -71,6 +73,7 @@ class Apply(Protocol):
     ...
 
 
+@runtime_checkable
 class Encode(Protocol):
   """Reads the inputs into the latents, with the first cross-attend."""
 
@@ -91,6 +94,7 @@ class Encode(Protocol):
     ...
 
 
+@runtime_checkable
 class Process(Protocol):
   """Runs the deep latent transformer."""
 
@@ -106,6 +110,7 @@ class Process(Protocol):
     ...
 
 
+@runtime_checkable
 class Decode(Protocol):
   """Reads outputs from the latents."""
 

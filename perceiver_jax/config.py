@@ -20,16 +20,12 @@ _CLASS_KEY = 'class'
 
 
 class _ConfigType(type):
-  """Shows a config class with its fields, so that every error lists them."""
-
-  def __repr__(cls) -> str:
-    names = getattr(cls, '__dataclass_fields__', {})
-    return f'{cls.__name__} (its fields: {", ".join(names) or "none"})'
+  """Refuses unknown fields as `Config` does, when a config is made."""
 
   def __call__(cls, **fields: Any) -> Any:
     for name in fields:
       if name not in _annotations(cls):
-        raise AttributeError(_unknown_field(cls, name))
+        raise AttributeError(unknown_field(cls, name))
     return super().__call__(**fields)
 
 
@@ -51,7 +47,7 @@ class Config(metaclass=_ConfigType):
   def __setattr__(self, name: str, value: Any) -> None:
     annotation = _annotations(type(self)).get(name)
     if annotation is None:
-      raise AttributeError(_unknown_field(type(self), name))
+      raise AttributeError(unknown_field(type(self), name))
     if '_frozen' in self.__dict__:
       raise AttributeError(
         f'{type(self).__name__} is frozen: {name} must be set before freeze(), '
@@ -102,12 +98,12 @@ class Config(metaclass=_ConfigType):
     return json.dumps(self.to_dict(), indent=2)
 
   def leaves(self, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Yields `(dotted path, value)` of every field that is not a config."""
-    for name in _annotations(type(self)):
+    """Yields `(dotted path, value)` of every field that takes no config."""
+    for name, annotation in _annotations(type(self)).items():
       value = getattr(self, name)
       if isinstance(value, Config):
         yield from value.leaves(f'{prefix}{name}.')
-      elif not any(True for _ in _configs_in(value)):
+      elif not _takes_configs(annotation):
         yield prefix + name, value
 
   def _children(self) -> Iterator['Config']:
@@ -145,7 +141,7 @@ def from_dict(data: Mapping[str, Any]) -> Any:
   fields = {name: value for name, value in data.items() if name != _CLASS_KEY}
   for name in fields:
     if name not in annotations:
-      raise ValueError(_unknown_field(cls, name))
+      raise ValueError(unknown_field(cls, name))
   return cls(
     **{k: _decoded(annotations[k], value) for k, value in fields.items()}
   )
@@ -155,7 +151,8 @@ def _annotations(cls: type[Config]) -> dict[str, Any]:
   return {field.name: field.type for field in dataclasses.fields(cls)}
 
 
-def _unknown_field(cls: type[Config], name: str) -> str:
+def unknown_field(cls: type[Config], name: str) -> str:
+  """Returns what to say to someone who asked `cls` for a field `name`."""
   choices = sorted(_annotations(cls))
   close = difflib.get_close_matches(name, choices, n=1)
   hint = f' Did you mean {close[0]!r}?' if close else ''
@@ -239,6 +236,12 @@ def _options(annotation: Any) -> tuple[Any, ...]:
   if typing.get_origin(annotation) in (typing.Union, types.UnionType):
     return typing.get_args(annotation)
   return (annotation,)
+
+
+def _takes_configs(annotation: Any) -> bool:
+  if isinstance(annotation, type) and issubclass(annotation, Config):
+    return True
+  return any(map(_takes_configs, typing.get_args(annotation)))
 
 
 def _is(annotation: Any, origin: type) -> bool:

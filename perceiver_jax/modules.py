@@ -4,7 +4,6 @@ The `Encoder` reads inputs into latents, the `Processor` works on the latents,
 and the `Decoder` reads out of them what outputs are made of.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import InputMask, Latents, QueryMask, Rng
+from perceiver_jax.arrays import InputMask, Latents, Masks, QueryMask, Rng
 from perceiver_jax.modalities.base import OutputModality
 from perceiver_jax.model import AverageDecoder, PerceiverConfig, Placement
 from perceiver_jax.nn.cross_attention import PreparedInputs
@@ -207,7 +206,7 @@ class Decoder(hk.Module):
     latents: Latents,
     outputs: OutputModality,
     raw_queries: Any | None,
-    query_mask: QueryMask | Mapping[str, QueryMask | None] | None,
+    query_mask: QueryMask | Masks | None,
     *,
     is_training: bool,
   ) -> Float[Array, 'B O E']:

@@ -1,10 +1,11 @@
 """How far a run is, for the person who watches it."""
 
+import io
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TextIO
+from typing import Any
 
 _TERMINAL_INTERVAL_SECS = 0.2
 _PLAIN_INTERVAL_SECS = 30.0
@@ -33,7 +34,7 @@ class Progress:
     *,
     unit: str = 'examples',
     is_primary: bool = True,
-    stream: TextIO | None = None,
+    stream: io.TextIOBase | None = None,
     clock: Callable[[], float] = time.monotonic,
   ) -> None:
     self._num_steps = num_steps
@@ -47,7 +48,7 @@ class Progress:
     self._first: tuple[int, float] | None = None
     self._shown_at: float | None = None
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> 'Progress':
     return self
 
   def __exit__(self, *_: object) -> None:

@@ -1,8 +1,22 @@
 """Options and fixtures that several test files share."""
 
+import pathlib
+import pkgutil
+
+import jaxtyping
 import pytest
 
-from perceiver_jax.xla_flags import set_cpu_flags
+_PACKAGE = pathlib.Path(__file__).parents[1] / 'perceiver_jax'
+# `Config` checks its fields by itself, and beartype knows no `Self` there.
+_CHECKED = {module.name for module in pkgutil.iter_modules([str(_PACKAGE)])}
+_CHECKED -= {'config'}
+
+# Before anything of the package is imported, or it would stay unchecked.
+jaxtyping.install_import_hook(
+  [f'perceiver_jax.{name}' for name in sorted(_CHECKED)], 'runtime_types.check'
+)
+
+from perceiver_jax.xla_flags import set_cpu_flags  # noqa: E402
 
 set_cpu_flags()
 
@@ -33,3 +47,10 @@ def imagenet_dir(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp('imagenet')
   imagenet_tars.prepare(data_dir, 'tfrecord')
   return str(data_dir)
+
+
+@pytest.fixture(autouse=True)
+def no_type_checks_where_input_is_refused(request):
+  """Lets a test named `..._refused` see the error that a user would see."""
+  is_off = 'refused' in request.node.name
+  jaxtyping.config.update('jaxtyping_disable', is_off)

@@ -165,8 +165,11 @@ def test_config_runs_dry(config, digits_dir):
 @pytest.mark.parametrize(
   ('argument', 'parts'),
   [
-    ('model.num_latentz=3', ['num_latentz', 'PerceiverConfig', 'num_latents,']),
-    ('modle.num_latents=3', ['modle', 'TrainConfig', 'model,']),
+    (
+      'model.num_latentz=3',
+      ['PerceiverConfig', 'num_latentz', "mean 'num_latents'"],
+    ),
+    ('modle.num_latents=3', ['TrainConfig', 'modle', "mean 'model'"]),
     ('model.num_latents=x', ['--config.model.num_latents=x', 'int', "'x'"]),
     ('model.num_latents=3.5', ['--config.model.num_latents', 'int', "'3.5'"]),
     ('model.num_latents=None', ['PerceiverConfig.num_latents', 'int', 'None']),

@@ -161,5 +161,4 @@ def test_leaves_are_every_value_with_its_path():
     'front.size': 1.0,
     'spare.size': 1.0,
     'spare.num_spokes': 32,
-    'extras': {},
   }

@@ -287,9 +287,13 @@ def _shape(*shape):
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
+def _tokens(shape, *positions):
+  return jax.eval_shape(Tokens, _shape(*shape), positions)
+
+
 def test_auto_chooses_by_shapes():
-  grid = Tokens(_shape(1, 224, 224, 3), FourierPositions()((224, 224)))
-  table = Tokens(_shape(1, 224, 224, 3), (_shape(50176, 258),))
+  grid = _tokens((1, 224, 224, 3), *FourierPositions()((224, 224)))
+  table = _tokens((1, 224, 224, 3), _shape(50176, 258))
   assert isinstance(_chosen(grid), Separable)
   assert isinstance(_chosen(table), Chunked)
   assert isinstance(_chosen(_shape(1, 1024, 261)), Absorbed)
@@ -302,7 +306,7 @@ def test_separable_is_refused_for_inputs_without_a_grid():
     _chosen(_shape(1, 10, 4), Algorithm.SEPARABLE)
   line = AxisFeatures(np.zeros((10, 2), np.float32), 0)
   with pytest.raises(ValueError, match=r'got \(10,\)'):
-    _chosen(Tokens(_shape(1, 10, 4), (line,)), Algorithm.SEPARABLE)
+    _chosen(_tokens((1, 10, 4), line), Algorithm.SEPARABLE)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +319,7 @@ def test_separable_is_refused_for_inputs_without_a_grid():
   ],
 )
 def test_an_algorithm_can_be_forced(algorithm, kind):
-  grid = Tokens(_shape(1, 4, 4, 3), FourierPositions()((4, 4)))
+  grid = _tokens((1, 4, 4, 3), *FourierPositions()((4, 4)))
   assert isinstance(_chosen(grid, algorithm), kind)
 
 

@@ -8,7 +8,7 @@ the same batches on any number of processes, devices and workers.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from perceiver_jax.config import Config
 from perceiver_jax.data import pipeline
 from perceiver_jax.data.prefetch import prefetch
-from perceiver_jax.data.unreadable import Reader, UnreadableError
+from perceiver_jax.data.unreadable import Reader, Source, UnreadableError
 
 __all__ = [
   'ArraySpec',
@@ -105,7 +105,7 @@ class DataConfig(Config):
       if not getattr(self, name):
         raise ValueError(f"{name} must name a split, got ''.")
 
-  def make_source(self, split: str) -> Sequence[Any]:
+  def make_source(self, split: str) -> Source:
     """Returns the raw examples of a split, by index, in a fixed order.
 
     Indexing it raises `UnreadableError` for an example that cannot be read.

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar('Item')
 Moved = TypeVar('Moved')
@@ -51,7 +51,7 @@ class Prefetcher(Generic[Moved]):
     )
     self._thread.start()
 
-  def __iter__(self) -> Self:
+  def __iter__(self) -> 'Prefetcher':
     return self
 
   def __next__(self) -> Moved:
@@ -68,7 +68,7 @@ class Prefetcher(Generic[Moved]):
     self._stop.set()
     self._thread.join()
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> 'Prefetcher':
     return self
 
   def __exit__(self, *exception: object) -> None:

@@ -53,7 +53,7 @@ class TFRecordFile:
     try:
       if self._offsets is None:
         self._offsets = _record_offsets(file, self._num_records)
-      return _read_data(file, self._offsets[position])
+      return _read_data(file, int(self._offsets[position]))
     finally:
       os.close(file)
 

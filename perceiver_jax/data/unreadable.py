@@ -4,9 +4,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import grain
 import numpy as np
 
-Example = dict[str, np.ndarray]
+Source = grain.sources.RandomAccessDataSource
+"""Raw examples by index: it has `len(source)` and `source[index]`."""
+
+Example = dict[str, np.ndarray | np.generic]
 Preprocess = Callable[[Any, np.random.Generator | None], Example]
 
 _log = logging.getLogger(__name__)
@@ -27,7 +31,7 @@ class Reader:
   """
 
   def __init__(
-    self, source: Sequence[Any], preprocess: Preprocess, max_unreadable: int
+    self, source: Source, preprocess: Preprocess, max_unreadable: int
   ):
     self._source = source
     self._preprocess = preprocess

@@ -1,7 +1,7 @@
 """What every modality offers to the model, on its input and output side."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,14 @@ from perceiver_jax.config import Config
 from perceiver_jax.nn.tokens import Tokens
 
 
+@runtime_checkable
 class InputModality(Protocol):
   """A Haiku module that turns raw inputs into tokens."""
 
   def __call__(self, inputs: Any, *, is_training: bool) -> Tokens: ...
 
 
+@runtime_checkable
 class OutputModality(Protocol):
   """A Haiku module that makes output queries, and outputs of what they read."""
 
@@ -36,7 +38,7 @@ class OutputModality(Protocol):
     ...
 
   def num_queries(self, raw_queries: Any | None) -> int:
-    """Returns the number O of queries, for outputs that are one of several."""
+    """Returns the number O of queries that `queries` makes of these."""
     ...
 
   def __call__(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import InputMask, QueryMask
+from perceiver_jax.arrays import InputMask, Masks, QueryMask, register_pytree
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
@@ -22,7 +22,7 @@ from perceiver_jax.nn.tokens import Tokens
 _INIT_SCALE = 0.02
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class JoinedTokens(Tokens):
   """Tokens of several modalities, one after the other.
@@ -99,7 +99,7 @@ class MultimodalInput(InputConfig):
 
   def join_masks(
     self,
-    input_mask: InputMask | Mapping[str, InputMask | None] | None,
+    input_mask: InputMask | Masks | None,
     tokens: JoinedTokens,
   ) -> InputMask | None:
     """Joins masks of modalities, where None or no mask means all tokens."""
@@ -239,7 +239,7 @@ class MultimodalOutput(OutputConfig):
 
   def join_masks(
     self,
-    query_mask: QueryMask | Mapping[str, QueryMask | None] | None,
+    query_mask: QueryMask | Masks | None,
     modality: 'MultimodalOutputModality',
     raw_queries: Mapping[str, Any] | None,
     batch_size: int,
@@ -289,6 +289,9 @@ class MultimodalOutputModality(hk.Module):
         own = self._modalities[name].queries(raw, batch_size, asked)
       parts.append(_with_padding(name, own, num_channels - own.shape[-1]))
     return jnp.concatenate(parts, axis=1)
+
+  def num_queries(self, raw_queries: Mapping[str, Any] | None) -> int:
+    return sum(self.counts(raw_queries).values())
 
   def __call__(
     self,

@@ -1,7 +1,7 @@
 """Text as inputs and outputs: a tokenizer of bytes, embeddings, tied logits."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, SupportsIndex
 
 import haiku as hk
 import jax
@@ -17,6 +17,9 @@ from perceiver_jax.modalities.base import (
 )
 from perceiver_jax.nn.positions import learned_positions
 from perceiver_jax.nn.tokens import Tokens
+
+Ids = Sequence[SupportsIndex] | Int[AnyArray, '...']
+"""Ids of tokens."""
 
 
 class TextBatch(NamedTuple):
@@ -46,7 +49,7 @@ class BytesTokenizer:
     data = text.encode('utf-8') if isinstance(text, str) else bytes(text)
     return np.frombuffer(data, np.uint8).astype(np.int32) + self.num_special
 
-  def decode_bytes(self, ids: Iterable[int]) -> bytes:
+  def decode_bytes(self, ids: Ids) -> bytes:
     """Returns the bytes of ids; special tokens have none.
 
     Raises:
@@ -61,7 +64,7 @@ class BytesTokenizer:
     data = ids[ids >= self.num_special] - self.num_special
     return data.astype(np.uint8).tobytes()
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Ids) -> str:
     """Returns the text of ids, with U+FFFD for what is not UTF-8."""
     return self.decode_bytes(ids).decode('utf-8', errors='replace')
 

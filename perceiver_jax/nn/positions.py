@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from perceiver_jax.arrays import AnyArray
+
 
 class GridSpan(enum.Enum):
   """Where the coordinates of a grid end; the published models have both.
@@ -83,7 +85,9 @@ def fourier_note(num_axes: int, axes: str, num_bands: int) -> str:
 
 
 def fourier_features_of_data(
-  coordinates: Float[Array, '*points d'], num_bands: int, max_frequency: float
+  coordinates: Float[AnyArray, '*points d'],
+  num_bands: int,
+  max_frequency: float,
 ) -> Float[Array, '*points F']:
   """Computes Fourier features of coordinates that are known at run time only.
 
@@ -119,7 +123,7 @@ def fourier_features_of_data(
 
 def learned_positions(
   num_positions: int, num_channels: int, init_scale: float, name: str
-) -> Float[Array, 'M F']:
+) -> Float[AnyArray, 'M F']:
   """Returns a table of learned features, one row a position.
 
   Args:

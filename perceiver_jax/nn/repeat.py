@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from perceiver_jax.arrays import Rng
+from perceiver_jax.arrays import Params, Rng
 
 
 class Block:
@@ -27,11 +27,11 @@ class Block:
     remat: recompute the block in the backward pass instead of storing it.
   """
 
-  def __init__(self, function: Callable[..., Array], *, remat: bool):
+  def __init__(self, function: Callable[..., Any], *, remat: bool):
     self._transformed = hk.transform(function)
     self._remat = remat
 
-  def parameters(self, name: str, *arrays: Any) -> hk.Params:
+  def parameters(self, name: str, *arrays: Any) -> Params:
     """Returns the parameters in the scope `name`, created if initialising.
 
     Args:
@@ -46,11 +46,11 @@ class Block:
 
   def __call__(
     self,
-    params: hk.Params,
+    params: Params,
     rng: Rng | None,
     *arrays: Any,
     is_training: bool,
-  ) -> Array:
+  ) -> Any:
     """Applies the block with the given parameters."""
 
     def apply(params, rng, *arrays):

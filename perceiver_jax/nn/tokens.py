@@ -9,14 +9,13 @@ them out.
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import AnyArray
+from perceiver_jax.arrays import AnyArray, register_pytree
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class AxisFeatures:
   """Position features that vary along one axis of the grid only.
@@ -30,7 +29,7 @@ class AxisFeatures:
   axis: int = dataclasses.field(metadata={'static': True})
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Tokens:
   """Input tokens: content of each example and positions that all share.

@@ -1,7 +1,7 @@
 """What an objective is: pure functions from a batch to a loss and metrics."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -18,18 +18,21 @@ Metrics = dict[str, Float[Array, 'B']]
 """One number an example, by name."""
 
 
+@runtime_checkable
 class InitFunction(Protocol):
   """Makes parameters and running statistics for batches like `batch`."""
 
   def __call__(self, rng: Rng, batch: Batch) -> tuple[Params, State]: ...
 
 
+@runtime_checkable
 class InputsFunction(Protocol):
   """Returns what the model gets of a batch."""
 
   def __call__(self, batch: Batch) -> Any: ...
 
 
+@runtime_checkable
 class AugmentFunction(Protocol):
   """Augments a batch to train on, on the device.
 
@@ -44,6 +47,7 @@ class AugmentFunction(Protocol):
   ) -> Batch: ...
 
 
+@runtime_checkable
 class LossFunction(Protocol):
   """Computes what training minimises, a mean over the examples of a batch."""
 
@@ -52,6 +56,7 @@ class LossFunction(Protocol):
   ) -> tuple[Float[Array, ''], tuple[State, Metrics]]: ...
 
 
+@runtime_checkable
 class MetricsFunction(Protocol):
   """Evaluates every example of a batch by itself."""
 

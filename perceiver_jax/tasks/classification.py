@@ -144,7 +144,7 @@ class ClassificationTask(TaskConfig):
     mean = jnp.array(self.image_mean)
     return (batch[IMAGE] / 255.0 - mean) / jnp.array(self.image_std)
 
-  def _metrics(self, logits: Float[Array, 'B V'], labels: Array) -> Metrics:
+  def _metrics(self, logits: Float[Array, 'B V'], labels: AnyArray) -> Metrics:
     num_classes = logits.shape[-1]
     labels = _distributions(labels, num_classes)
     smooth = optax.smooth_labels(labels, self.label_smoothing)
@@ -165,7 +165,9 @@ def _distributions(
   return jax.nn.one_hot(labels, num_classes) if labels.ndim == 1 else labels
 
 
-def _ranks(logits: Float[Array, 'B V'], classes: Array) -> Float[Array, 'B']:
+def _ranks(
+  logits: Float[Array, 'B V'], classes: Int[Array, 'B']
+) -> Float[Array, 'B']:
   """Counts the classes that are rated at least as high as the right one.
 
   A tie counts against the prediction, and so does NaN: a model that gives

@@ -13,7 +13,7 @@ import math
 import os
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -128,7 +128,7 @@ class Checkpointer:
       handler_registry=_handlers(),
     )
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> 'Checkpointer':
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -270,7 +270,7 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
     ) from error
 
 
-def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
   """Says how each part of a checkpoint is written and read."""
   registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
   state = ocp.StandardCheckpointHandler()

@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
+from perceiver_jax.config import Config, unknown_field
 from perceiver_jax.training.config import TrainConfig
 
 _CONFIG = 'config'
@@ -98,6 +99,8 @@ def _line(error: BaseException) -> str:
       'AttributeError: a config file must define get_config(), got '
       f'{error.obj.__file__} without it.'
     )
+  if isinstance(error, KeyError) and (message := _unknown_field(error)):
+    return message
   place, cause = '', error
   while cause is not None:
     for frame, number in traceback.walk_tb(cause.__traceback__):
@@ -109,3 +112,17 @@ def _line(error: BaseException) -> str:
   # ml_collections puts a traceback before some messages.
   lines = message.strip().splitlines() or ['']
   return f'{place}{type(error).__name__}: {lines[-1].strip()}'
+
+
+def _unknown_field(error: KeyError) -> str | None:
+  """Says which fields there are if a flag names one that does not exist.
+
+  ml_collections names only the class, so the config in which it looked is
+  taken from its frame.
+  """
+  for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+    seen = frame.f_locals
+    config = seen.get('holder', seen.get('config'))
+    if isinstance(config, Config) and 'field' in seen:
+      return unknown_field(type(config), seen['field'])
+  return None

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import tensorboardX
 from etils import epath
@@ -54,7 +54,7 @@ class MetricWriter:
       str(workdir), purge_step=0 if resume_step is None else resume_step + 1
     )
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> 'MetricWriter':
     return self
 
   def __exit__(self, *_: object) -> None:

@@ -1,12 +1,12 @@
 """Keys and values are the normalised inputs; all weights are in memory."""
 
 import dataclasses
-from typing import Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from perceiver_jax.arrays import register_pytree
 from perceiver_jax.nn.cross_attention.absorption import absorb, release
 from perceiver_jax.nn.cross_attention.base import (
   Dropout,
@@ -16,7 +16,7 @@ from perceiver_jax.nn.cross_attention.base import (
 )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Absorbed:
   """Normalised inputs, read by queries that absorbed the projections.
@@ -28,7 +28,7 @@ class Absorbed:
   normalised: Float[Array, 'B M C']
 
   @classmethod
-  def prepare(cls, inputs: Float[Array, 'B M C']) -> Self:
+  def prepare(cls, inputs: Float[Array, 'B M C']) -> 'Absorbed':
     return cls(normalise(inputs))
 
   @property
@@ -39,7 +39,7 @@ class Absorbed:
   def num_channels(self) -> int:
     return self.normalised.shape[-1]
 
-  def project(self, params: InputParameters) -> Self:
+  def project(self, params: InputParameters) -> 'Absorbed':
     del params
     return self
 

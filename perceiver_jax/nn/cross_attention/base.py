@@ -7,13 +7,13 @@ functions of layer-normalised inputs. All algorithms compute the same numbers.
 """
 
 import dataclasses
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from perceiver_jax.arrays import Rng
+from perceiver_jax.arrays import AnyArray, Rng, register_pytree
 
 # Far below any logit, yet finite: a row without a single usable key must not
 # turn into NaN.
@@ -26,8 +26,8 @@ EPSILON = 1e-5
 class NormParameters(NamedTuple):
   """The parameters of the inputs' layer norm."""
 
-  scale: Float[Array, ' C']
-  offset: Float[Array, ' C']
+  scale: Float[AnyArray, ' C']
+  offset: Float[AnyArray, ' C']
 
 
 class InputParameters(NamedTuple):
@@ -42,15 +42,15 @@ class InputParameters(NamedTuple):
     value_b: bias of the values.
   """
 
-  norm_scale: Float[Array, ' C']
-  norm_offset: Float[Array, ' C']
-  key_w: Float[Array, 'C HF']
-  key_b: Float[Array, ' HF']
-  value_w: Float[Array, 'C HG']
-  value_b: Float[Array, ' HG']
+  norm_scale: Float[AnyArray, ' C']
+  norm_offset: Float[AnyArray, ' C']
+  key_w: Float[AnyArray, 'C HF']
+  key_b: Float[AnyArray, ' HF']
+  value_w: Float[AnyArray, 'C HG']
+  value_b: Float[AnyArray, ' HG']
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Dropout:
   """Dropout of attention weights, keyed by the position of the token.
@@ -83,6 +83,7 @@ class Dropout:
     return kept.astype(jnp.float32) / keep_prob
 
 
+@runtime_checkable
 class PreparedInputs(Protocol):
   """Inputs as one algorithm wants them: all that no parameter enters."""
 
@@ -96,7 +97,7 @@ class PreparedInputs(Protocol):
     """The number C of channels of an input."""
     ...
 
-  def project(self, params: InputParameters) -> Self:
+  def project(self, params: InputParameters) -> 'PreparedInputs':
     """Computes what inputs and parameters determine, for repeated reading."""
     ...
 

@@ -1,11 +1,10 @@
 """As `absorbed`, in chunks of inputs: no array of queries times inputs."""
 
 import dataclasses
-from typing import Self
 
-import jax
 from jaxtyping import Array, Bool, Float
 
+from perceiver_jax.arrays import register_pytree
 from perceiver_jax.nn.cross_attention import online
 from perceiver_jax.nn.cross_attention.absorption import absorb, release
 from perceiver_jax.nn.cross_attention.base import (
@@ -15,7 +14,7 @@ from perceiver_jax.nn.cross_attention.base import (
 )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Chunked:
   """Normalised inputs, read chunk by chunk.
@@ -33,7 +32,7 @@ class Chunked:
   @classmethod
   def prepare(
     cls, inputs: Float[Array, 'B M C'], chunk_size: int | None = None
-  ) -> Self:
+  ) -> 'Chunked':
     return cls(normalise(inputs), chunk_size)
 
   @property
@@ -44,7 +43,7 @@ class Chunked:
   def num_channels(self) -> int:
     return self.normalised.shape[-1]
 
-  def project(self, params: InputParameters) -> Self:
+  def project(self, params: InputParameters) -> 'Chunked':
     del params
     return self
 

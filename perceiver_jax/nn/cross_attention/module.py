@@ -2,8 +2,9 @@
 
 import haiku as hk
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from perceiver_jax.arrays import AnyArray, InputMask, QueryMask
 from perceiver_jax.nn.attention import linear, linear_init
 from perceiver_jax.nn.cross_attention import queries as query_chunks
 from perceiver_jax.nn.cross_attention.base import (
@@ -47,8 +48,8 @@ class CrossAttention(hk.Module):
     queries: Float[Array, 'B N D'],
     inputs: PreparedInputs,
     norm: NormParameters,
-    input_mask: Bool[Array, 'B M'] | None,
-    query_mask: Bool[Array, 'B N'] | None,
+    input_mask: InputMask | None,
+    query_mask: QueryMask | None,
     *,
     is_training: bool,
   ) -> Float[Array, 'B N D']:
@@ -82,8 +83,8 @@ class CrossAttention(hk.Module):
     queries: Float[Array, 'B N D'],
     inputs: PreparedInputs,
     norm: NormParameters,
-    input_mask: Bool[Array, 'B M'] | None,
-    query_mask: Bool[Array, 'B N'] | None,
+    input_mask: InputMask | None,
+    query_mask: QueryMask | None,
   ) -> Float[Array, 'B H N M']:
     """Returns the weights with which queries read; see `__call__`.
 
@@ -130,7 +131,9 @@ class InputNorm(hk.Module):
 class _LinearParameters(hk.Module):
   """The parameters of a linear layer that is applied elsewhere."""
 
-  def __call__(self, num_inputs: int, num_outputs: int) -> tuple[Array, Array]:
+  def __call__(
+    self, num_inputs: int, num_outputs: int
+  ) -> tuple[AnyArray, AnyArray]:
     shape = [num_inputs, num_outputs]
     return (
       hk.get_parameter('w', shape, init=linear_init()),

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from perceiver_jax.arrays import register_pytree
 from perceiver_jax.nn.cross_attention.base import (
   Dropout,
   InputParameters,
@@ -14,7 +14,7 @@ from perceiver_jax.nn.cross_attention.base import (
 )
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Plain:
   """Dense inputs, read through keys and values.

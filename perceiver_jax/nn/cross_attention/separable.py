@@ -9,12 +9,12 @@ dense tokens, normalised or not, never exist.
 """
 
 import dataclasses
-from typing import Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from perceiver_jax.arrays import register_pytree
 from perceiver_jax.nn.cross_attention import online
 from perceiver_jax.nn.cross_attention.absorption import absorb, release
 from perceiver_jax.nn.cross_attention.base import (
@@ -25,7 +25,7 @@ from perceiver_jax.nn.cross_attention.base import (
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
 
 
-@jax.tree_util.register_dataclass
+@register_pytree
 @dataclasses.dataclass(frozen=True)
 class Separable:
   """Tokens of a grid of two or more axes, kept factored.
@@ -40,7 +40,7 @@ class Separable:
   """
 
   content: Float[Array, 'B M C']
-  features: tuple[Float[Array, 'size F'], ...]
+  features: tuple[Float[Array, '_size _F'], ...]
   inverse_std: Float[Array, 'B M']
   layout: tuple[tuple[int | None, int], ...] = dataclasses.field(
     metadata={'static': True}
@@ -50,7 +50,9 @@ class Separable:
   )
 
   @classmethod
-  def prepare(cls, tokens: Tokens, chunk_size: int | None = None) -> Self:
+  def prepare(
+    cls, tokens: Tokens, chunk_size: int | None = None
+  ) -> 'Separable':
     """Prepares tokens for which `is_separable`."""
     content, layout = [tokens.content], [(None, tokens.content.shape[-1])]
     features = [[jnp.zeros((size, 0))] for size in tokens.axes]
@@ -82,7 +84,7 @@ class Separable:
   def num_channels(self) -> int:
     return sum(count for _, count in self.layout)
 
-  def project(self, params: InputParameters) -> Self:
+  def project(self, params: InputParameters) -> 'Separable':
     del params
     return self
 
@@ -186,7 +188,7 @@ def is_separable(tokens: Tokens) -> bool:
 
 def _inverse_std(
   content: Float[Array, 'B *axes C'],
-  features: tuple[Float[Array, 'size F'], ...],
+  features: tuple[Float[Array, '_size _F'], ...],
 ) -> Float[Array, 'B M']:
   """Returns 1 / sqrt(variance + epsilon) over the channels of dense tokens.
 
