@@ -97,7 +97,8 @@ def test_inconsistent_config_is_refused_by_build(changes, message):
 
 
 @pytest.mark.parametrize(
-  'shape', [(2, 8, 8), (2, 8, 8, 4), (8, 8, 3), (2, 1, 8, 8, 3)]
+  'shape',
+  [(2, 8, 8), (2, 8, 8, 4), (8, 8, 3), (2, 1, 8, 8, 3), (2, 0, 8, 3)],
 )
 def test_images_of_a_wrong_shape_are_refused(shape):
   with pytest.raises(ValueError, match=r'must have shape \[B, Y, X, 3\]'):
@@ -113,6 +114,13 @@ def test_patches_must_divide_the_image():
   inputs = ImageInput(embedding=PatchEmbedding(patch_size=(3, 4)))
   with pytest.raises(ValueError, match=r'divide the axes \(8, 8\), got \(3, 4'):
     _apply(_config(inputs=inputs))
+
+
+def test_image_must_not_be_smaller_than_a_patch():
+  inputs = ImageInput(embedding=PatchEmbedding(patch_size=(4, 4)))
+  images = np.zeros((2, 2, 8, 3), np.float32)
+  with pytest.raises(ValueError, match=r'divide the axes \(2, 8\), got \(4, 4'):
+    _apply(_config(inputs=inputs), images)
 
 
 def test_learned_positions_must_have_the_grid_of_the_image():

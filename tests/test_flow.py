@@ -179,6 +179,18 @@ def test_masked_pixels_change_no_flow_but_their_own():
   assert np.any(before[:, :2] != after[:, :2])
 
 
+def test_without_any_pixel_flow_is_finite_and_of_its_own_pixel_alone():
+  perceiver, params = _model()
+  frames, other = _frames(), _frames()
+  other[:, :, 0] = 50.0
+  mask = np.zeros((2, 30), bool)
+  before, after = (
+    perceiver.apply(params, None, x, input_mask=mask) for x in (frames, other)
+  )
+  assert np.all(np.isfinite(after))
+  np.testing.assert_array_equal(before[:, 2:], after[:, 2:])
+
+
 def test_every_parameter_has_a_finite_gradient():
   perceiver, params = _model()
 
@@ -204,8 +216,9 @@ def test_bfloat16_stays_near_float32():
 @pytest.mark.parametrize(
   ('frames', 'error', 'message'),
   [
-    (np.zeros((1, 3, 4, 4, 3)), ValueError, r'\[B, 2, Y, X, 3\], got \[1, 3'),
-    (np.zeros((1, 2, 4, 4, 1)), ValueError, r'\[B, 2, Y, X, 3\], got \[1, 2'),
+    (np.zeros((1, 3, 4, 4, 3)), ValueError, r'\[B, 2, Y, X, 3\] .* got \[1, 3'),
+    (np.zeros((1, 2, 4, 4, 1)), ValueError, r'\[B, 2, Y, X, 3\] .* got \[1, 2'),
+    (np.zeros((1, 2, 0, 4, 3)), ValueError, r'a pixel or more.*\[1, 2, 0, 4'),
     (np.zeros((2, 4, 4, 3)), ValueError, r'got \[2, 4, 4, 3\]'),
     (np.zeros((1, 2, 4, 4, 3), np.uint8), TypeError, 'floating.*got uint8'),
   ],

@@ -127,6 +127,31 @@ def test_every_gradient_is_finite(name):
     assert np.any(grad != 0)
 
 
+# The numbers of tokens, by hand.
+@pytest.mark.parametrize(
+  ('name', 'num_tokens'),
+  [
+    ('video', 8),
+    ('audio', 3),
+    ('multimodal', 12),
+    ('points', 5),
+    ('spectrogram', 8),
+  ],
+)
+def test_without_any_token_outputs_are_finite_and_ignore_the_inputs(
+  name, num_tokens
+):
+  _, apply, params, inputs, outputs = _built(name)
+  mask = np.arange(2)[:, None] > np.zeros(num_tokens)
+  masked = apply(params, None, inputs, input_mask=mask)
+  other = jax.tree.map(lambda array: array + 1.0, inputs)
+  other = apply(params, None, other, input_mask=mask)
+  np.testing.assert_array_equal(masked[0], other[0])
+  assert np.all(np.isfinite(masked))
+  np.testing.assert_allclose(masked[1], outputs[1], atol=1e-5)
+  assert np.any(masked[0] != outputs[0])
+
+
 @pytest.mark.parametrize('name', ['multimodal', 'spectrogram'])
 def test_bfloat16_is_close_to_float32(name):
   _, _, params, inputs, outputs = _built(name)

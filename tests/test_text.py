@@ -231,6 +231,19 @@ def test_ids_that_do_not_fit_are_refused(ids, error, message):
     _apply(ids)
 
 
+def test_logits_of_an_empty_text_are_finite_and_those_of_any_padding():
+  ids, mask = _TOKENIZER.batch(['', 'ab'])
+  assert ids.shape == (2, 2)
+  perceiver, params = _model()
+  logits, other = (
+    np.asarray(perceiver.apply(params, None, array, input_mask=mask))
+    for array in (ids, ids + 7 * ~mask)
+  )
+  assert np.all(np.isfinite(logits))
+  np.testing.assert_array_equal(logits, other)
+  assert np.any(logits[0] != logits[1])
+
+
 @pytest.mark.parametrize(
   ('queries', 'error', 'message'),
   [

@@ -86,9 +86,10 @@ class FlowModality(hk.Module):
     del is_training
     config = self._config
     channels = config.frame_channels
-    if inputs.ndim != 5 or (inputs.shape[1], inputs.shape[-1]) != (2, channels):
+    fits = inputs.ndim == 5 and inputs.shape[1::3] == (2, channels)
+    if not fits or not all(inputs.shape[2:4]):
       raise ValueError(
-        f'frames must have shape [B, 2, Y, X, {channels}], '
+        f'frames must have shape [B, 2, Y, X, {channels}] and a pixel or more, '
         f'got {list(inputs.shape)}.'
       )
     if not jnp.issubdtype(inputs.dtype, jnp.floating):

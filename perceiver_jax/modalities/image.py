@@ -195,9 +195,13 @@ class ImageModality(hk.Module):
 
   def _checked(self, images: Images) -> Array:
     channels = self._config.image_channels
-    if images.ndim != 4 or images.shape[-1] != channels:
+    if (
+      images.ndim != 4
+      or images.shape[-1] != channels
+      or not all(images.shape[1:3])
+    ):
       raise ValueError(
-        f'images must have shape [B, Y, X, {channels}], '
+        f'images must have shape [B, Y, X, {channels}] and a pixel or more, '
         f'got {list(images.shape)}.'
       )
     if not jnp.issubdtype(images.dtype, jnp.floating):
