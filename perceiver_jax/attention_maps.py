@@ -77,7 +77,10 @@ def attention_maps(config: PerceiverConfig) -> MakeAttentionMaps:
   config = _without_loops(config)
   apply = build_with_state(config).apply
 
-  def maps(params, inputs, queries=None, *, state=None, latents=None, **masks):
+  def maps(
+    params, inputs, queries=None, *, state=None, input_mask=None,
+    query_mask=None, latents=None,
+  ):  # fmt: skip
     found = []
 
     def note(call, args, kwargs, context):
@@ -90,6 +93,7 @@ def attention_maps(config: PerceiverConfig) -> MakeAttentionMaps:
       return call(*args, **kwargs)
 
     with hk.intercept_methods(note):
+      masks = {'input_mask': input_mask, 'query_mask': query_mask}
       apply(params, state or {}, None, inputs, queries, **masks)
     count = config.num_cross_attends
     return AttentionMaps(tuple(found[:count]), *(found[count:] or [None]))

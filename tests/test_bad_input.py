@@ -139,10 +139,15 @@ def test_training_without_an_rng_is_refused():
     _apply(_config(), is_training=True)
 
 
-def test_dict_of_query_masks_is_refused_for_a_single_output():
+@pytest.mark.parametrize(
+  ('name', 'subject'),
+  [('query_mask', 'LabelOutput'), ('input_mask', 'ImageInput')],
+)
+def test_dict_of_masks_is_refused_for_a_single_modality(name, subject):
   config = _config(decoder=AttentionDecoder(query_channels=4))
-  with pytest.raises(ValueError, match='one array for LabelOutput, got a dict'):
-    _apply(config, query_mask={'label': np.ones((2, 1), bool)})
+  message = f'{name} must be one array for {subject}, got a dict'
+  with pytest.raises(ValueError, match=message):
+    _apply(config, **{name: {'image': np.ones((2, 1), bool)}})
 
 
 def test_queries_are_refused_where_none_are_asked():

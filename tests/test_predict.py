@@ -121,7 +121,7 @@ def test_masks_are_filled_with_the_most_probable_bytes(text, num_runs):
   whole = bytes(
     best[i] if number == 3 else number - 6 for i, number in enumerate(ids)
   )
-  found = predict.fill_mask(model, text)
+  (found,) = predict.fill_mask(model, text)
   assert found.text == whole.decode(errors='replace')
   assert ''.join(found.filled) == bytes(
     best[i] for i in np.flatnonzero(ids == 3)
@@ -130,6 +130,18 @@ def test_masks_are_filled_with_the_most_probable_bytes(text, num_runs):
   probs = _softmax(logits)[ids == 3]
   expected = [row[6 + row[6:].argmax()] for row in probs]
   np.testing.assert_allclose(found.probs, expected, atol=1e-5)
+
+
+def test_texts_are_filled_in_batches_like_each_alone():
+  model = tiny_models.text()
+  texts = ['a[MASK]b', '[MASK][MASK] of a longer text', 'c[MASK]']
+  together = predict.fill_mask(model, *texts, batch_size=2)
+  for text, found in zip(texts, together, strict=True):
+    (alone,) = predict.fill_mask(model, text)
+    assert found.text == alone.text
+    np.testing.assert_allclose(found.probs, alone.probs, atol=1e-5)
+  with pytest.raises(ValueError, match='texts must be one or more, got none'):
+    predict.fill_mask(model)
 
 
 def test_part_of_a_text_is_masked_byte_by_byte():

@@ -63,8 +63,9 @@ def test_video_and_sound_survive_a_file_at_another_rate(tmp_path):
   assert np.abs(frames[:, 8, 8, 0] - expected).max() < 12
   assert np.abs(frames[:, 8, 1, 0] - expected).max() < 12
   assert len(media.read_video(path, (16, 16), 25, 7)) == 7
-  sound = media.read_audio(path, 48_000)
+  sound = media.read_audio(path, 48_000, 100_000)
   assert abs(len(sound) - 48_000) < 3000 and sound.shape[1] == 1
+  assert len(media.read_audio(path, 48_000, 777)) == 777
   # The first channel alone, at its loudness and pitch.
   middle = sound[12_000:36_000, 0]
   assert middle.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
@@ -76,7 +77,7 @@ def test_video_and_sound_survive_a_file_at_another_rate(tmp_path):
   [
     lambda path: media.read_image(path, 3),
     lambda path: media.read_video(path, (4, 4), 25, 1),
-    lambda path: media.read_audio(path, 48_000),
+    lambda path: media.read_audio(path, 48_000, 9),
   ],
 )
 def test_what_is_no_medium_is_refused(read, tmp_path):
@@ -91,7 +92,7 @@ def test_what_is_no_medium_is_refused(read, tmp_path):
 def test_film_without_sound_is_refused(tmp_path):
   Image.fromarray(_colours()).save(tmp_path / 'still.png')
   with pytest.raises(ValueError, match='still.png must have sound'):
-    media.read_audio(tmp_path / 'still.png', 48_000)
+    media.read_audio(tmp_path / 'still.png', 48_000, 9)
 
 
 def test_unknown_kinds_of_files_are_refused(tmp_path):

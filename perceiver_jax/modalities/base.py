@@ -111,6 +111,7 @@ class InputConfig(Config):
     Raises:
       ValueError: the masks do not fit the tokens.
     """
+    _check_single('input_mask', input_mask, self)
     shape = (tokens.content.shape[0], tokens.num_tokens)
     if input_mask is not None and input_mask.shape != shape:
       raise ValueError(
@@ -178,10 +179,7 @@ class OutputConfig(Config):
       ValueError: the masks do not fit the queries.
     """
     del modality, raw_queries, batch_size
-    if isinstance(query_mask, Mapping):
-      raise ValueError(
-        f'query_mask must be one array for {type(self).__name__}, got a dict.'
-      )
+    _check_single('query_mask', query_mask, self)
     return query_mask
 
   def make(self, name: str, inputs: InputModality) -> OutputModality:
@@ -192,3 +190,11 @@ class OutputConfig(Config):
       inputs: the input module, for outputs that share parameters with it.
     """
     raise TypeError(f'{type(self).__name__} must define make.')
+
+
+def _check_single(subject: str, mask: Any, config: Config) -> None:
+  """Checks that a mask is not that of several modalities."""
+  if isinstance(mask, Mapping):
+    raise ValueError(
+      f'{subject} must be one array for {type(config).__name__}, got a dict.'
+    )

@@ -4,6 +4,7 @@ The functions take plain arrays and strings; `python -m perceiver_jax.predict`
 takes files. They need the extra `[predict]`.
 """
 
+from perceiver_jax.predict.attention import image_attention as image_attention
 from perceiver_jax.predict.autoencoding import Reconstruction as Reconstruction
 from perceiver_jax.predict.autoencoding import autoencode as autoencode
 from perceiver_jax.predict.classification import Prediction as Prediction

@@ -8,13 +8,15 @@ import numpy as np
 
 from perceiver_jax.predict import media, pictures
 from perceiver_jax.predict.attention import image_attention
-from perceiver_jax.predict.autoencoding import autoencode, clips_of
+from perceiver_jax.predict.autoencoding import Clips, autoencode, clips_of
 from perceiver_jax.predict.classification import (
+  checked_names,
   classify,
   crop_images,
+  image_input,
   read_class_names,
 )
-from perceiver_jax.predict.flow import estimate_flow
+from perceiver_jax.predict.flow import estimate_flow, flow_input
 from perceiver_jax.predict.images import IMAGENET, Colours
 from perceiver_jax.predict.language import fill_mask, mask_part
 from perceiver_jax.weights.native import load_pretrained
@@ -40,12 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _classify(arguments: argparse.Namespace) -> None:
   pretrained = load_pretrained(arguments.model)
-  channels = getattr(pretrained.config.inputs, 'image_channels', 3)
-  names = arguments.class_names and read_class_names(arguments.class_names)
+  channels = image_input(pretrained.config).image_channels
   found = classify(
     pretrained,
     [media.read_image(path, channels) for path in arguments.images],
-    class_names=names or None,
+    class_names=_class_names(arguments),
     top_k=arguments.top,
     size=arguments.size and tuple(arguments.size),
     colours=_colours(arguments),
@@ -57,18 +58,19 @@ def _classify(arguments: argparse.Namespace) -> None:
 
 
 def _fill_mask(arguments: argparse.Namespace) -> None:
-  text = arguments.text
+  texts = arguments.texts
   if arguments.mask is not None:
-    text = mask_part(text, arguments.mask)
-  found = fill_mask(load_pretrained(arguments.model), text)
-  print(found.text)
-  print('filled:', *(repr(part) for part in found.filled))
-  print('probabilities:', *(f'{prob:.3f}' for prob in found.probs))
+    texts = [mask_part(text, arguments.mask) for text in texts]
+  for found in fill_mask(load_pretrained(arguments.model), *texts):
+    print(found.text)
+    print('  filled:', *(repr(part) for part in found.filled))
+    print('  probabilities:', *(f'{prob:.3f}' for prob in found.probs))
 
 
 def _flow(arguments: argparse.Namespace) -> None:
+  media.check_output(arguments.output, is_image=True)
   pretrained = load_pretrained(arguments.model)
-  channels = getattr(pretrained.config.inputs, 'frame_channels', 3)
+  channels = flow_input(pretrained.config).frame_channels
   frames = [
     media.read_image(path, channels)
     for path in (arguments.frame1, arguments.frame2)
@@ -82,8 +84,33 @@ def _flow(arguments: argparse.Namespace) -> None:
 
 
 def _autoencode(arguments: argparse.Namespace) -> None:
+  media.check_output(arguments.output, is_image=True)
+  if arguments.reconstruction is not None:
+    media.check_output(arguments.reconstruction, is_image=False)
   pretrained = load_pretrained(arguments.model)
   clips = clips_of(pretrained)
+  names = checked_names(_class_names(arguments), clips.num_classes)
+  video, audio, sample_rate_hz = _read_clips(arguments, clips)
+  made = autoencode(pretrained, video, audio, chunk_size=arguments.chunk_size)
+  picture = pictures.autoencoding_picture(video, audio, made)
+  media.write_image(arguments.output, picture)
+  count = len(made.label_probs)
+  print(f'{arguments.output}: {count} clips above their reconstructions')
+  for index, probs in enumerate(made.label_probs):
+    label = int(probs.argmax())
+    print(f'  clip {index}: {probs[label]:.2%} {names[label]}')
+  if arguments.reconstruction is not None:
+    rates = _FRAME_RATE_HZ, sample_rate_hz
+    media.write_video(arguments.reconstruction, made.video, made.audio, *rates)
+    print(f'{arguments.reconstruction}: the reconstruction, with sound')
+
+
+def _read_clips(
+  arguments: argparse.Namespace, clips: Clips
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Returns whole clips of video and sound, and the sample rate."""
+  if arguments.clips < 1:
+    raise ValueError(f'clips must be at least 1, got {arguments.clips}.')
   sample_rate_hz = clips.num_samples * _FRAME_RATE_HZ // clips.num_frames
   video = media.read_video(
     arguments.video,
@@ -91,7 +118,9 @@ def _autoencode(arguments: argparse.Namespace) -> None:
     _FRAME_RATE_HZ,
     arguments.clips * clips.num_frames,
   )
-  audio = media.read_audio(arguments.video, sample_rate_hz)
+  audio = media.read_audio(
+    arguments.video, sample_rate_hz, arguments.clips * clips.num_samples
+  )
   count = min(len(video) // clips.num_frames, len(audio) // clips.num_samples)
   if not count:
     raise ValueError(
@@ -100,30 +129,13 @@ def _autoencode(arguments: argparse.Namespace) -> None:
       f'{len(audio) / sample_rate_hz:.2f} s of sound.'
     )
   video = video[: count * clips.num_frames]
-  audio = audio[: count * clips.num_samples]
-  made = autoencode(pretrained, video, audio, chunk_size=arguments.chunk_size)
-  picture = pictures.autoencoding_picture(video, audio, made)
-  media.write_image(arguments.output, picture)
-  print(f'{arguments.output}: {count} clips above their reconstructions')
-  if arguments.reconstruction is not None:
-    media.write_video(
-      arguments.reconstruction,
-      made.video,
-      made.audio,
-      _FRAME_RATE_HZ,
-      sample_rate_hz,
-    )
-    print(f'{arguments.reconstruction}: the reconstruction, with sound')
-  names = arguments.class_names and read_class_names(arguments.class_names)
-  for index, probs in enumerate(made.label_probs):
-    label = int(probs.argmax())
-    name = names[label] if names else f'class {label}'
-    print(f'  clip {index}: {probs[label]:.2%} {name}')
+  return video, audio[: count * clips.num_samples], sample_rate_hz
 
 
 def _attention(arguments: argparse.Namespace) -> None:
+  media.check_output(arguments.output, is_image=True)
   pretrained = load_pretrained(arguments.model)
-  channels = getattr(pretrained.config.inputs, 'image_channels', 3)
+  channels = image_input(pretrained.config).image_channels
   image = media.read_image(arguments.image, channels)
   size = arguments.size and tuple(arguments.size)
   maps = image_attention(
@@ -142,6 +154,12 @@ def _attention(arguments: argparse.Namespace) -> None:
   )
 
 
+def _class_names(arguments: argparse.Namespace) -> list[str] | None:
+  if arguments.class_names is None:
+    return None
+  return read_class_names(arguments.class_names)
+
+
 def _colours(arguments: argparse.Namespace) -> Colours:
   return Colours(tuple(arguments.mean), tuple(arguments.std))
 
@@ -153,8 +171,10 @@ def _parser() -> argparse.ArgumentParser:
   tasks = parser.add_subparsers(title='tasks', required=True, metavar='TASK')
   _add_image_tasks(tasks)
   task = _task(tasks, 'fill_mask', _fill_mask, 'what is missing in a text')
-  task.add_argument('text', help='with [MASK] for each byte that is missing')
-  task.add_argument('--mask', help='instead: the part of the text to mask')
+  task.add_argument(
+    'texts', nargs='+', help='with [MASK] for each byte that is missing'
+  )
+  task.add_argument('--mask', help='instead: the part of each text to mask')
   task = _task(tasks, 'flow', _flow, 'how far each pixel moves')
   task.add_argument('frame1', help='an image')
   task.add_argument('frame2', help='the next one, of the same size')

@@ -59,8 +59,8 @@ def classify(
     size: rows and columns that images are cropped and resized to; None: those
       that the model was made for.
     colours: statistics to normalise pixels with.
-    batch_size: images that go through the model at once; one if there is only
-      one.
+    batch_size: images that go through the model at once, at most; for another
+      number of them it is compiled anew.
 
   Returns:
     `top_k` predictions for each image, the most probable first.
@@ -79,13 +79,7 @@ def classify(
   num_classes = config.outputs.num_classes
   if not 1 <= top_k <= num_classes:
     raise ValueError(f'top_k must be from 1 to {num_classes}, got {top_k}.')
-  names = list(map(str, range(num_classes)))
-  if class_names is not None:
-    names = list(class_names)
-  if len(names) != num_classes:
-    raise ValueError(
-      f'class_names must name {num_classes} classes, got {len(names)}.'
-    )
+  names = checked_names(class_names, num_classes)
   examples = [
     normalised(image, colours) for image in crop_images(config, images, size)
   ]
@@ -112,12 +106,7 @@ def crop_images(
   size: tuple[int, int] | None,
 ) -> list[Image]:
   """Returns the part of images that a model sees; see `classify`."""
-  inputs = config.inputs
-  if not isinstance(inputs, ImageInput):
-    raise ValueError(
-      f'the inputs of the model must be an ImageInput, got '
-      f'{type(inputs).__name__}.'
-    )
+  inputs = image_input(config)
   if (isinstance(images, np.ndarray) and images.ndim < 4) or not len(images):
     raise ValueError('images must be one or more in a list, got none or one.')
   size = size or image_size(inputs)
@@ -127,6 +116,20 @@ def crop_images(
     cropped(check_image(f'image {index}', image, inputs.image_channels), size)
     for index, image in enumerate(images)
   ]
+
+
+def image_input(config: PerceiverConfig) -> ImageInput:
+  """Returns what a model of images says of them.
+
+  Raises:
+    ValueError: it is a model of something else.
+  """
+  if not isinstance(config.inputs, ImageInput):
+    raise ValueError(
+      'the inputs of the model must be an ImageInput, got '
+      f'{type(config.inputs).__name__}.'
+    )
+  return config.inputs
 
 
 def image_size(config: ImageInput) -> tuple[int, int]:
@@ -145,9 +148,25 @@ def image_size(config: ImageInput) -> tuple[int, int]:
       'size must be given for a model whose positions do not tell the size of '
       'its images, got None.'
     )
-  strides = zip(grid, config.embedding.stride, strict=True)
-  rows, columns = (int(count) * stride for count, stride in strides)
-  return rows, columns
+  rows, columns = map(int, grid)
+  return config.embedding.image_size((rows, columns))
+
+
+def checked_names(
+  class_names: Sequence[str] | None, num_classes: int
+) -> list[str]:
+  """Returns the names of classes, or their numbers if there are no names.
+
+  Raises:
+    ValueError: there are names for another number of classes.
+  """
+  if class_names is None:
+    return list(map(str, range(num_classes)))
+  if len(class_names) != num_classes:
+    raise ValueError(
+      f'class_names must name {num_classes} classes, got {len(class_names)}.'
+    )
+  return list(class_names)
 
 
 def read_class_names(path: str | os.PathLike[str]) -> list[str]:

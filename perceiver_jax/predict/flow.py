@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 
 from perceiver_jax.modalities.flow import FlowInput, FlowOutput
 from perceiver_jax.modalities.grid import FourierPositions
+from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.predict.compiled import compiled, in_batches
 from perceiver_jax.predict.images import check_image
 from perceiver_jax.weights.native import Pretrained
@@ -45,17 +46,13 @@ def estimate_flow(
   Source: the published notebook `optical_flow`.
   """
   config = pretrained.config
-  if not isinstance(config.outputs, FlowOutput):
-    raise ValueError(
-      'the outputs of a model of optical flow must be a FlowOutput, got '
-      f'{type(config.outputs).__name__}.'
-    )
-  tile = tile_size(config.inputs)
+  inputs = flow_input(config)
+  tile = tile_size(inputs)
   if not 0 <= min_overlap < min(tile):
     raise ValueError(
       f'min_overlap must be from 0 to {min(tile) - 1}, got {min_overlap}.'
     )
-  frames = _checked(frame1, frame2, config.inputs.frame_channels)
+  frames = _checked(frame1, frame2, inputs.frame_channels)
   _, *size, _ = frames.shape
   margins = [(0, max(0, t - n)) for t, n in zip(tile, size, strict=True)]
   pixels = frames.astype(np.float32) / 255.0 * 2.0 - 1.0
@@ -93,6 +90,21 @@ def _checked(
       f'{list(frames[1].shape)}.'
     )
   return np.stack(frames)
+
+
+def flow_input(config: PerceiverConfig) -> FlowInput:
+  """Returns what a model of optical flow says of its frames.
+
+  Raises:
+    ValueError: it is a model of something else.
+  """
+  # Only such inputs fit such outputs.
+  if not isinstance(config.outputs, FlowOutput):
+    raise ValueError(
+      'the outputs of a model of optical flow must be a FlowOutput, got '
+      f'{type(config.outputs).__name__}.'
+    )
+  return config.inputs
 
 
 def tile_size(config: FlowInput) -> tuple[int, int]:

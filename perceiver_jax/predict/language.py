@@ -1,13 +1,14 @@
 """What is missing in a text."""
 
-import re
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from perceiver_jax.modalities.text import BytesTokenizer, TextInput, TextOutput
-from perceiver_jax.predict.compiled import compiled
+from perceiver_jax.predict.compiled import compiled, in_batches
 from perceiver_jax.weights.native import Pretrained
 
 MASK = '[MASK]'
@@ -28,19 +29,23 @@ class FilledText(NamedTuple):
   probs: tuple[float, ...]
 
 
-def fill_mask(pretrained: Pretrained, text: str) -> FilledText:
-  """Fills the masked bytes of a text, each with the most probable byte.
+def fill_mask(
+  pretrained: Pretrained, *texts: str, batch_size: int = 8
+) -> list[FilledText]:
+  """Fills the masked bytes of texts, each with the most probable byte.
 
   All are filled at once, each as if the others stayed masked.
 
   Args:
     pretrained: a masked language model on bytes.
-    text: with `[MASK]` in place of each byte that is missing: a letter of ASCII
-      is one byte, others are two to four.
+    *texts: with `[MASK]` in place of each byte that is missing: a letter of
+      ASCII is one byte, others are two to four.
+    batch_size: texts that go through the model at once, at most; for another
+      number of them it is compiled anew.
 
   Raises:
-    ValueError: the model does something else; the text is empty or too long,
-      or nothing in it is masked.
+    ValueError: the model does something else; there is no text, or one is empty
+      or too long, or nothing in it is masked.
   """
   config = pretrained.config
   tokenizer = BytesTokenizer()
@@ -53,36 +58,25 @@ def fill_mask(pretrained: Pretrained, text: str) -> FilledText:
       f'{tokenizer.vocab_size} tokens of bytes, got '
       f'{type(config.inputs).__name__} and {type(config.outputs).__name__}.'
     )
-  ids = _encoded(text, tokenizer)
+  if not texts:
+    raise ValueError('texts must be one or more, got none.')
   max_length = min(config.inputs.max_length, config.outputs.max_length)
-  if len(ids) > max_length:
-    raise ValueError(
-      f'text must have at most {max_length} bytes, got {len(ids)}.'
-    )
-  # One shape for all texts, so that the model is compiled once.
-  padded = np.full((1, max_length), tokenizer.PAD, np.int32)
-  padded[0, : len(ids)] = ids
+  # One length for all texts, so that the model is compiled once.
+  rows = [_encoded(text, tokenizer, max_length) for text in texts]
   apply = compiled(config).apply
-  mask = np.arange(max_length)[None] < len(ids)
-  weights = pretrained.params, pretrained.state
-  logits, _ = apply(*weights, None, padded, input_mask=mask)
-  probs = np.asarray(jax.nn.softmax(logits[0, : len(ids)]))
-  is_missing = ids == tokenizer.MASK
-  # No special token is text.
-  best = tokenizer.num_special + probs[:, tokenizer.num_special :].argmax(-1)
-  whole = np.where(is_missing, best, ids)
-  starts = np.flatnonzero(np.diff(is_missing.astype(int), prepend=0))
-  return FilledText(
-    tokenizer.decode(whole),
-    tuple(
-      tokenizer.decode(part)
-      for part, missing in zip(
-        np.split(whole, starts), np.split(is_missing, starts), strict=True
-      )
-      if len(missing) and missing[0]
-    ),
-    tuple(float(probs[i, whole[i]]) for i in np.flatnonzero(is_missing)),
-  )
+
+  def probabilities(ids):
+    weights = pretrained.params, pretrained.state
+    mask = ids != tokenizer.PAD
+    logits, _ = apply(*weights, None, jnp.asarray(ids), input_mask=mask)
+    return jax.nn.softmax(logits)
+
+  batch_size = min(batch_size, len(rows))
+  probs = in_batches(probabilities, rows, batch_size, unit='texts')
+  return [
+    _filled(row, row_probs, tokenizer)
+    for row, row_probs in zip(rows, probs, strict=True)
+  ]
 
 
 def mask_part(text: str, part: str) -> str:
@@ -96,11 +90,13 @@ def mask_part(text: str, part: str) -> str:
   return text.replace(part, MASK * len(part.encode('utf-8')))
 
 
-def _encoded(text: str, tokenizer: BytesTokenizer) -> np.ndarray:
-  """Returns ids, with that of the mask for each `[MASK]`."""
+def _encoded(
+  text: str, tokenizer: BytesTokenizer, length: int
+) -> Int[np.ndarray, ' M']:
+  """Returns ids, padded, with that of the mask for each `[MASK]`."""
   if not text:
     raise ValueError("text must not be empty, got ''.")
-  parts = re.split(re.escape(MASK), text)
+  parts = text.split(MASK)
   if len(parts) == 1:
     raise ValueError(
       f'text must have {MASK} for each byte that is missing, got {text!r}.'
@@ -108,4 +104,30 @@ def _encoded(text: str, tokenizer: BytesTokenizer) -> np.ndarray:
   ids = [tokenizer.encode(parts[0])]
   for part in parts[1:]:
     ids += [np.array([tokenizer.MASK]), tokenizer.encode(part)]
-  return np.concatenate(ids)
+  joined = np.concatenate(ids)
+  if len(joined) > length:
+    raise ValueError(
+      f'text must have at most {length} bytes, got {len(joined)}.'
+    )
+  padding = length - len(joined)
+  return np.pad(joined, (0, padding), constant_values=tokenizer.PAD)
+
+
+def _filled(
+  ids: Int[np.ndarray, ' M'],
+  probs: Float[np.ndarray, 'M V'],
+  tokenizer: BytesTokenizer,
+) -> FilledText:
+  """Puts the most probable bytes in place of masks."""
+  is_missing = ids == tokenizer.MASK
+  # No special token is text.
+  best = tokenizer.num_special + probs[:, tokenizer.num_special :].argmax(-1)
+  whole = np.where(is_missing, best, ids)
+  # Runs of masks and of other tokens take turns.
+  ends = np.flatnonzero(np.diff(is_missing)) + 1
+  runs = zip(np.split(whole, ends), np.split(is_missing, ends), strict=True)
+  return FilledText(
+    tokenizer.decode(whole),
+    tuple(tokenizer.decode(run) for run, missing in runs if missing[0]),
+    tuple(float(probs[i, whole[i]]) for i in np.flatnonzero(is_missing)),
+  )

@@ -73,33 +73,54 @@ def read_video(
   return np.stack([images.framed(frame, size) for frame in frames])
 
 
-def read_audio(path: Path, sample_rate_hz: int) -> Float[np.ndarray, 'S 1']:
-  """Reads the first channel of sound of a file, resampled.
+def read_audio(
+  path: Path, sample_rate_hz: int, max_samples: int
+) -> Float[np.ndarray, 'S 1']:
+  """Reads the beginning of the first channel of sound of a file, resampled.
+
+  Args:
+    path: of the file.
+    sample_rate_hz: of the result.
+    max_samples: how many of these samples to read at most.
 
   Raises:
     OSError: there is no such file.
     ValueError: it has no sound.
   """
-  options = f'-vn -map 0:a:0 -af pan=mono|c0=c0 -ar {sample_rate_hz}'
-  data = _ffmpeg(['-i', path, *options.split(), '-f', 'f32le', '-'])
+  filters = f'pan=mono|c0=c0,aresample={sample_rate_hz}'
+  filters += f',atrim=end_sample={max_samples}'
+  options = ['-vn', '-map', '0:a:0', '-af', filters, '-f', 'f32le']
+  data = _ffmpeg(['-i', path, *options, '-'])
   if not data:
     raise ValueError(f'{path} must have sound, got none that can be read.')
   return np.frombuffer(data, np.float32)[:, None]
+
+
+def check_output(path: Path, *, is_image: bool) -> None:
+  """Checks that a file can be written, before the work for it is done.
+
+  Raises:
+    OSError: there is no such directory.
+    ValueError: no such kind of image can be written.
+  """
+  directory = pathlib.Path(path).parent
+  if not directory.is_dir():
+    raise FileNotFoundError(f'{directory} must be a directory, got none.')
+  if is_image and not cv2.haveImageWriter(str(path)):
+    raise ValueError(
+      f'{path} must end in the name of a kind of image, such as .png.'
+    )
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, 'Y X C']) -> None:
   """Writes a PNG or whatever else the name of the file ends in.
 
   Raises:
+    OSError: the file cannot be written.
     ValueError: no such kind of image can be written.
   """
-  suffix = pathlib.Path(path).suffix
-  try:
-    _, data = cv2.imencode(suffix, image[..., ::-1])
-  except cv2.error as error:
-    raise ValueError(
-      f'{path} must end in the name of a kind of image, such as .png.'
-    ) from error
+  check_output(path, is_image=True)
+  _, data = cv2.imencode(pathlib.Path(path).suffix, image[..., ::-1])
   pathlib.Path(path).write_bytes(data.tobytes())
 
 
