@@ -11,6 +11,8 @@ Pillow's. At magnitude 5 the operations Color, Contrast, Brightness and
 Sharpness change nothing, here and there.
 """
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from jaxtyping import UInt8
@@ -55,14 +57,15 @@ class RandAugment(Config):
 
 def auto_contrast(image: Image) -> Image:
   """Stretches the levels of each colour over the whole range."""
+  levels = np.arange(256)
+  # One axis after the other is many times as fast as both at once.
+  lows = image.min(axis=0).min(axis=0).tolist()
+  highs = image.max(axis=0).max(axis=0).tolist()
   tables = []
-  for histogram in _histograms(image):
-    used = np.flatnonzero(histogram)
-    low, high = int(used[0]), int(used[-1])
+  for low, high in zip(lows, highs, strict=True):
     scale = 255.0 / max(high - low, 1)
-    levels = np.arange(256)
-    stretched = levels * scale - low * scale
-    tables.append(levels if low == high else np.clip(stretched, 0, 255))
+    stretched = np.clip(levels * scale - low * scale, 0, 255)
+    tables.append(levels if low == high else stretched)
   return _looked_up(image, tables)
 
 
@@ -177,6 +180,14 @@ def _cutout(image: Image, share: float, rng: np.random.Generator) -> Image:
   return cutout(image, int(top), int(left), 2 * half)
 
 
+def _enhanced(
+  image: Image, share: float, enhance: Callable[[Image, float], Image]
+) -> Image:
+  factor = share * 1.8 + 0.1
+  # Which changes nothing, but would cost as much as if it did.
+  return image if factor == 1.0 else enhance(image, factor)
+
+
 def _sign(rng: np.random.Generator) -> int:
   return 1 if rng.random() < 0.5 else -1
 
@@ -189,10 +200,10 @@ OPERATIONS = (
   lambda image, share, rng: rotate(image, _sign(rng) * share * 30),
   lambda image, share, rng: posterize(image, int(share * 4)),
   lambda image, share, rng: solarize(image, int(share * 256)),
-  lambda image, share, rng: color(image, share * 1.8 + 0.1),
-  lambda image, share, rng: contrast(image, share * 1.8 + 0.1),
-  lambda image, share, rng: brightness(image, share * 1.8 + 0.1),
-  lambda image, share, rng: sharpness(image, share * 1.8 + 0.1),
+  lambda image, share, rng: _enhanced(image, share, color),
+  lambda image, share, rng: _enhanced(image, share, contrast),
+  lambda image, share, rng: _enhanced(image, share, brightness),
+  lambda image, share, rng: _enhanced(image, share, sharpness),
   lambda image, share, rng: shear_x(image, _sign(rng) * share * 0.3),
   lambda image, share, rng: shear_y(image, _sign(rng) * share * 0.3),
   lambda image, share, rng: translate_x(
@@ -224,8 +235,6 @@ def _looked_up(image: Image, tables: list[np.ndarray]) -> Image:
 
 def _blended(start: Image, image: Image, factor: float) -> Image:
   """Goes from `start` towards an image, or beyond it if factor exceeds 1."""
-  if factor == 1.0:
-    return image
   return cv2.addWeighted(image, factor, start, 1 - factor, 0)
 
 
