@@ -75,7 +75,8 @@ class TrainBatches:
     example = self._reader.read(int(order[place]), rng)
     if example is None:
       # The next one of the epoch comes twice, augmented in two ways.
-      example = self._reader.read_next(np.roll(order, -place - 1)[:-1], rng)
+      others = np.roll(order, -place - 1)[:-1].tolist()
+      example = self._reader.read_next(others, rng)
     return example
 
 

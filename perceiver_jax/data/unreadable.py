@@ -63,7 +63,7 @@ class Reader:
         all of these.
     """
     for index in indices:
-      example = self.read(int(index), rng)
+      example = self.read(index, rng)
       if example is not None:
         return example
     raise UnreadableError('one example at least must be readable, got none.')
