@@ -20,6 +20,11 @@ _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory of checkpoints, metrics and pictures.'
 )
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint',
+  None,
+  'What to evaluate, if not workdir: that of another run, a file of weights.',
+)
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
@@ -47,7 +52,12 @@ def _run(arguments: Sequence[str]) -> str:
   """Returns what the job has to say: a summary or a line of JSON."""
   if arguments:
     raise ValueError(f'every argument must be a flag, got {arguments}.')
-  if _MODE.value != 'dry_run' and not _WORKDIR.value:
+  if _CHECKPOINT.value and _MODE.value != 'eval':
+    raise ValueError(
+      f'--checkpoint must come with --mode=eval, got --mode={_MODE.value}.'
+    )
+  where = _CHECKPOINT.value or _WORKDIR.value
+  if _MODE.value != 'dry_run' and not where:
     raise ValueError(
       f'--workdir must be given with --mode={_MODE.value}, got '
       f'{_WORKDIR.value!r}.'
@@ -60,7 +70,7 @@ def _run(arguments: Sequence[str]) -> str:
   if _MODE.value == 'dry_run':
     return f'{dry_run.dry_run(_CONFIG.value)}\n'
   run = {'train': loop.train, 'eval': loop.evaluate}[_MODE.value]
-  return metrics.json_line(run(_CONFIG.value, _WORKDIR.value))
+  return metrics.json_line(run(_CONFIG.value, where))
 
 
 if __name__ == '__main__':

@@ -227,6 +227,20 @@ class Checkpointer:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
     return self._manager.restore(step, args=args).state
 
+  def restore_as_saved(self) -> Any:
+    """Returns the newest state as it lies there, whatever run it was of.
+
+    Named tuples come back as dicts, and arrays on the default device. There
+    must be a checkpoint.
+    """
+    step = self.latest_step()
+    target = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+      self._manager.item_metadata(step).state.tree,
+    )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    return self._manager.restore(step, args=args).state
+
   def _options(self, read_only: bool) -> ocp.CheckpointManagerOptions:
     newest = LatestN(self._config.keep_last)
     best = BestN(

@@ -8,6 +8,7 @@ from perceiver_jax.data.base import DataConfig
 from perceiver_jax.model import PerceiverConfig, Precision
 from perceiver_jax.tasks.base import TaskConfig
 from perceiver_jax.training.checkpoint import CheckpointConfig
+from perceiver_jax.training.initial_weights import InitialWeights
 from perceiver_jax.training.optimizers import Optimizer
 
 
@@ -19,6 +20,7 @@ class TrainConfig(Config):
     data: where examples come from.
     task: what is learned from them.
     optimizer: how.
+    initial_weights: what the parameters start from; None: random values.
     checkpoint: when the state is saved, and what is kept.
     seed: of the parameters, the order of examples, augmentation and dropout.
     accumulation_steps: parts of a device's share of the batch whose gradients
@@ -36,6 +38,7 @@ class TrainConfig(Config):
   data: DataConfig
   task: TaskConfig
   optimizer: Optimizer
+  initial_weights: InitialWeights | None = None
   checkpoint: CheckpointConfig = dataclasses.field(
     default_factory=CheckpointConfig
   )

@@ -6,6 +6,7 @@ import os
 import time
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
 
@@ -21,6 +22,7 @@ from perceiver_jax.training.compatibility import (
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.curves import save_curves
 from perceiver_jax.training.evaluation import make_evaluator
+from perceiver_jax.training.initial_weights import load_weights
 from perceiver_jax.training.job import (
   Job,
   abstract_state,
@@ -70,38 +72,55 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
     progress = stack.enter_context(
       Progress(job.num_steps, config.data.batch_size, is_primary=is_primary)
     )
-    state = first_state(job) if state is None else state
+    state = _first_state(job) if state is None else state
     metrics = _run(job, state, checkpointer, writer, progress)
   if is_primary:
     save_curves(workdir)
   return metrics
 
 
-def evaluate(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
-  """Evaluates the newest checkpoint of a run.
+def evaluate(
+  config: TrainConfig, source: str | os.PathLike[str]
+) -> dict[str, float]:
+  """Evaluates the newest checkpoint of a run, or weights from a file.
 
   Args:
     config: the job; frozen by this.
-    workdir: the directory of the run; nothing is written there.
+    source: the directory of a run, in which nothing is written; a file of
+      `perceiver_jax.save_pretrained`; or a pickle that DeepMind published.
 
   Returns:
-    The step of the checkpoint, and its metrics.
+    The step of the checkpoint, 0 for a file, and its metrics.
 
   Raises:
-    ValueError: the config is inconsistent, or `workdir` has no checkpoint or
+    ValueError: the config is inconsistent, or `source` has no checkpoint or
       one of another model.
   """
   config.validate()
-  with config.checkpoint.make(
-    workdir, config.to_json(), read_only=True
-  ) as checkpointer:
+  if epath.Path(source).is_file():
     job = make_job(config)
-    state = _restore(job, checkpointer, workdir)
-    if state is None:
-      raise ValueError(
-        f'workdir must hold a checkpoint to evaluate, got {workdir} with none.'
-      )
-    return {'step': int(state.step)} | make_evaluator(job)(state)
+    state = _state_of_file(job, source)
+  else:
+    with config.checkpoint.make(
+      source, config.to_json(), read_only=True
+    ) as checkpointer:
+      job = make_job(config)
+      state = _restore(job, checkpointer, source)
+  if state is None:
+    raise ValueError(
+      'what is evaluated must be a workdir with a checkpoint or a file of '
+      f'weights, got {source}.'
+    )
+  return {'step': int(state.step)} | make_evaluator(job)(state)
+
+
+def _state_of_file(job: Job, path: str | os.PathLike[str]) -> TrainState:
+  """Returns a state that can be evaluated, with weights from a file."""
+  model = job.config.model
+  weights = load_weights(path, model)
+  check_config(weights.config.to_dict(), model.to_dict(), workdir=str(path))
+  state = TrainState(np.int32(0), weights.params, weights.state, ())
+  return jax.device_put(state, parallel.replicated())
 
 
 def _run(
@@ -144,6 +163,12 @@ def _run(
       if step % config.checkpoint.every_steps == 0 or is_last:
         checkpointer.save(step, state, eval_metrics)
   return {'step': step} | eval_metrics
+
+
+def _first_state(job: Job) -> TrainState:
+  """Returns the state before the first update, with weights if there are."""
+  state, weights = first_state(job), job.config.initial_weights
+  return weights.load_into(state, job.config.model) if weights else state
 
 
 def _restore(

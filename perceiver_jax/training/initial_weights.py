@@ -1,0 +1,135 @@
+"""Weights that were learned before: to start a run from, or to evaluate."""
+
+import json
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from perceiver_jax.config import Config, from_dict
+from perceiver_jax.modalities.image import LearnedPositions
+from perceiver_jax.model import PerceiverConfig
+from perceiver_jax.training.checkpoint import CheckpointConfig
+from perceiver_jax.training.state import TrainState
+from perceiver_jax.weights import flat
+from perceiver_jax.weights.deepmind import load_deepmind
+from perceiver_jax.weights.native import Pretrained, load_pretrained
+
+_POSITIONS = 'params/inputs/positions'
+
+
+class InitialWeights(Config):
+  """The weights that a run starts from, instead of random ones.
+
+  Learned positions of images of another size are resized; everything else must
+  have the shapes of the new model.
+
+  Attributes:
+    path: a workdir, whose newest checkpoint is taken, or a file of
+      `perceiver_jax.save_pretrained`; published files become one by
+      `python -m perceiver_jax.weights convert`.
+    new_modules: what starts at random nevertheless, by the beginning of its
+      path: 'outputs' for a classifier of other classes.
+  """
+
+  path: str
+  new_modules: tuple[str, ...] = ()
+
+  def validate(self) -> None:
+    super().validate()
+    if not epath.Path(self.path).exists():
+      raise ValueError(
+        f'path must be a workdir or a file of weights, got {self.path!r}, '
+        'which does not exist.'
+      )
+
+  def load_into(self, state: TrainState, model: PerceiverConfig) -> TrainState:
+    """Returns the first state of a run with the weights in it.
+
+    Args:
+      state: the state with random weights.
+      model: the model of the run.
+
+    Raises:
+      ValueError: `path` holds no weights, or none that fit.
+    """
+    saved = load_weights(self.path, model)
+    random = flat.flatten(state.params, state.model_state)
+    learned = {
+      key: _resized(array, saved.config, model) if key == _POSITIONS else array
+      for key, array in flat.flatten(saved.params, saved.state).items()
+      if not self._is_new(key)
+    }
+    wanted = {k: leaf for k, leaf in random.items() if not self._is_new(k)}
+    if len(wanted) == len(random) and self.new_modules:
+      raise ValueError(
+        'new_modules must be the beginnings of paths of the model, got '
+        f'{self.new_modules}, which none has.'
+      )
+    flat.check(self.path, learned, wanted)
+    placed = {
+      key: jax.device_put(jnp.asarray(array), random[key].sharding)
+      for key, array in learned.items()
+    }
+    params, model_state = flat.unflatten(random | placed)
+    return state._replace(params=params, model_state=model_state)
+
+  def _is_new(self, key: str) -> bool:
+    path = key.partition('/')[2]
+    return any(
+      path == module or path.startswith(f'{module}/')
+      for module in self.new_modules
+    )
+
+
+def load_weights(
+  path: str | os.PathLike[str], model: PerceiverConfig
+) -> Pretrained:
+  """Reads weights from where they may be.
+
+  Args:
+    path: a workdir, whose newest checkpoint is taken; a file of
+      `perceiver_jax.save_pretrained`; or a pickle that DeepMind published.
+    model: what a pickle, which does not say it, is a model of.
+
+  Raises:
+    ValueError: there are no weights, or they are damaged or of another model.
+    OSError: they cannot be read.
+  """
+  path = epath.Path(path)
+  if path.is_dir():
+    return _newest_of(path)
+  if path.suffix == '.safetensors':
+    return load_pretrained(path)
+  return Pretrained(model, *load_deepmind(path, model))
+
+
+def _newest_of(workdir: epath.Path) -> Pretrained:
+  """Returns the weights of the newest checkpoint of a run."""
+  with CheckpointConfig().make(workdir, '{}', read_only=True) as checkpointer:
+    saved_json = checkpointer.saved_config_json()
+    if saved_json is None:
+      raise ValueError(
+        f'a workdir of weights must hold a checkpoint, got {workdir} with none.'
+      )
+    config = from_dict(json.loads(saved_json)['model'])
+    state = checkpointer.restore_as_saved()
+  return Pretrained(config, state['params'], state['model_state'])
+
+
+def _resized(
+  table: Any, saved: PerceiverConfig, model: PerceiverConfig
+) -> jax.Array:
+  """Returns learned positions for the grid of another model."""
+  old, new = (getattr(m.inputs, 'positions', None) for m in (saved, model))
+  if not (
+    isinstance(old, LearnedPositions) and isinstance(new, LearnedPositions)
+  ):
+    return table
+  if old.grid == new.grid or len(old.grid) != len(new.grid):
+    return table
+  grid = jnp.asarray(table).reshape(*old.grid, table.shape[-1])
+  shape = (*new.grid, table.shape[-1])
+  return jax.image.resize(grid, shape, 'cubic').reshape(-1, table.shape[-1])
