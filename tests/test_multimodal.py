@@ -14,6 +14,7 @@ from perceiver_jax.modalities.audio import (
   AudioOutput,
   SpectrogramInput,
 )
+from perceiver_jax.modalities.entities import EntitiesInput
 from perceiver_jax.modalities.grid import FourierPositions
 from perceiver_jax.modalities.label import LabelInput, LabelOutput
 from perceiver_jax.modalities.multimodal import (
@@ -59,6 +60,10 @@ _MODALITIES = {
   'audio': (AudioInput(samples_per_patch=4, positions=_BANDS), 'audio'),
   'multimodal': (_multimodal(), None),
   'points': (PointsInput(num_bands=4), _normal(2, 5, 3)),
+  'entities': (
+    EntitiesInput(num_features=4, embedding_channels=3),
+    _normal(2, 5, 4),
+  ),
   'spectrogram': (
     SpectrogramInput(
       window_size=64, hop_size=32, num_mels=2, min_hz=1e3, positions=_BANDS
@@ -135,6 +140,7 @@ def test_every_gradient_is_finite(name):
     ('audio', 3),
     ('multimodal', 12),
     ('points', 5),
+    ('entities', 5),
     ('spectrogram', 8),
   ],
 )

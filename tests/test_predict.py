@@ -6,8 +6,11 @@ import pytest
 import tiny_models
 
 import perceiver_jax
-from perceiver_jax import predict
+from perceiver_jax import predict, presets
+from perceiver_jax.modalities.image import PatchEmbedding
+from perceiver_jax.nn.resample import StemPadding
 from perceiver_jax.predict import attention, flow, pictures
+from perceiver_jax.predict.classification import image_size
 from perceiver_jax.predict.compiled import compiled
 from perceiver_jax.predict.language import mask_part
 
@@ -74,6 +77,23 @@ def test_size_and_colours_are_those_that_are_given():
   probs = _softmax(_by_hand(model, inputs[None])[0])
   for prediction in found:
     assert prediction.prob == pytest.approx(probs[prediction.label], abs=1e-5)
+
+
+def test_published_models_see_224_pixels():
+  conv = presets.perceiver_io_imagenet_conv()
+  for config in [
+    presets.perceiver_imagenet_learned(),
+    presets.perceiver_io_imagenet_fourier(),
+    conv,
+  ]:
+    assert image_size(config.inputs) == (224, 224)
+  conv.inputs.embedding.padding = StemPadding.SYMMETRIC
+  assert image_size(conv.inputs) == (224, 224)
+  conv.inputs.embedding = PatchEmbedding(patch_size=(2, 3))
+  assert image_size(conv.inputs) == (112, 168)
+  conv.inputs.positions.max_resolution = None
+  with pytest.raises(ValueError, match='size must be given for a model whose'):
+    image_size(conv.inputs)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perceiver_jax.modalities.grid import FourierPositions
-from perceiver_jax.modalities.image import ImageInput
+from perceiver_jax.modalities.image import ImageInput, LearnedPositions
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.predict.compiled import compiled, in_batches
@@ -138,18 +137,24 @@ def image_size(config: ImageInput) -> tuple[int, int]:
   Raises:
     ValueError: it was made for any.
   """
-  positions = config.positions
-  if isinstance(positions, FourierPositions):
-    grid = positions.max_resolution
-  else:
-    grid = positions and positions.grid
-  if not grid:
+  positions, embedding = config.positions, config.embedding
+  if isinstance(positions, LearnedPositions):
+    return embedding.image_size(positions.grid)
+  if positions is None or positions.max_resolution is None:
     raise ValueError(
       'size must be given for a model whose positions do not tell the size of '
       'its images, got None.'
     )
-  rows, columns = map(int, grid)
-  return config.embedding.image_size((rows, columns))
+  # The stem of PyTorch's version gives a token less along each axis, of images
+  # of the same size and with the same frequencies.
+  once, twice = (embedding.image_size((n, n)) for n in (1, 2))
+  rows, columns = (
+    int(resolution) * (large - small)
+    for resolution, large, small in zip(
+      positions.max_resolution, twice, once, strict=True
+    )
+  )
+  return rows, columns
 
 
 def checked_names(
