@@ -155,4 +155,5 @@ def test_python_of_the_page_runs(files, monkeypatch, capsys):
     exec(block, names)
   assert names['first'].shape == (1, 1, 6, 50_176)
   assert names['last'].shape == (1, 1, 1, 6)
+  assert names['flow'].shape == (60, 88, 2)
   assert 'pixels 3 + Fourier features 18 = 21' in capsys.readouterr().out

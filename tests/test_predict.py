@@ -316,6 +316,15 @@ def test_chunks_of_outputs_are_those_of_the_whole(chunk_size):
   assert np.abs(made.audio[:3840] - made.audio[3840:7680]).max() > 1e-4
 
 
+def test_clips_share_one_compilation_for_each_modality():
+  model = tiny_models.autoencoder()
+  functions = compiled(model.config)
+  before = functions.decode._cache_size()
+  for count in (1, 2):
+    predict.autoencode(model, *_clips(count), chunk_size=33)
+  assert functions.decode._cache_size() <= before + 3
+
+
 def test_progress_of_chunks_is_shown(capsys):
   predict.autoencode(tiny_models.autoencoder(), *_clips(1), chunk_size=50)
   # 3 chunks of 128 pixels, 5 of 240 patches of audio, and the label.

@@ -69,6 +69,19 @@ def test_summary_tells_the_modalities_apart():
     assert line in lines
 
 
+def test_summary_of_some_outputs_is_that_of_training():
+  config = presets.perceiver_io_kinetics_autoencoding()
+  stages = perceiver_jax.summary(
+    config, test_presets._KINETICS, test_presets._TRAINING_QUERIES
+  )
+  assert stages.flops == 260_075_419_664
+  shapes = {stage.name: stage.shape for stage in stages.stages}
+  # 512 pixels, 512 patches of 16 samples, and the label.
+  assert shapes['queries'] == '[1, 1025, 1026]'
+  assert shapes['outputs image'] == '[1, 512, 3]'
+  assert shapes['outputs audio'] == '[1, 8192, 1]'
+
+
 @pytest.mark.parametrize(
   ('changes', 'note'),
   [

@@ -1,6 +1,7 @@
 """Where a model of images looks."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import haiku as hk
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from perceiver_jax.attention_maps import attention_maps
+from perceiver_jax.config import from_json
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.predict.classification import crop_images
 from perceiver_jax.predict.images import IMAGENET, Colours, normalised
@@ -55,18 +57,26 @@ def image_attention(
     )
   images = normalised(crop, colours)[None]
   grid = _grid(config, images)
-  maps = attention_maps(config)
-
-  @jax.jit
-  def of_inputs(params, state, images):
-    # The maps of outputs, not returned, are not computed.
-    return maps(params, images, state=state, latents=latents).inputs
-
-  found = of_inputs(pretrained.params, pretrained.state, images)
+  maps = _compiled(config.to_json())
+  found = maps(
+    pretrained.params, pretrained.state, images, latents=tuple(latents)
+  )
   return [
     np.asarray(weights[0].mean(axis=0)).reshape(len(latents), *grid)
     for weights in found
   ]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(text: str) -> Callable[..., tuple[jax.Array, ...]]:
+  """Returns the maps of inputs of a model, jitted; see `compiled`."""
+  maps = attention_maps(from_json(text))
+
+  def of_inputs(params, state, images, *, latents):
+    # The maps of outputs, not returned, are not computed.
+    return maps(params, images, state=state, latents=latents).inputs
+
+  return jax.jit(of_inputs, static_argnames='latents')
 
 
 def _grid(config: PerceiverConfig, images: np.ndarray) -> tuple[int, ...]:
