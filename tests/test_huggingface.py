@@ -1,7 +1,7 @@
 """Models against Hugging Face's PyTorch implementation, live.
 
-Small models with random weights, in both directions of the conversion. Needs
-the extra `[parity]`.
+Random weights, in both directions of the conversion: in small models, and in
+those of the published sizes. Needs the extra `[parity]`.
 """
 
 import functools
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import perceiver_jax
+from perceiver_jax import presets
 from perceiver_jax.modalities.audio import AudioInput, AudioOutput
 from perceiver_jax.modalities.flow import FlowInput, FlowOutput
 from perceiver_jax.modalities.image import (
@@ -44,7 +45,6 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 safetensors_torch = pytest.importorskip('safetensors.torch')
 
-_BATCH = 2
 # The smallest that their code allows; what is larger there is fixed in it.
 _SIZES = {
   'num_latents': 6,
@@ -82,14 +82,67 @@ def _channels_first(images):
   return torch.from_numpy(np.moveaxis(images, -1, -3).copy())
 
 
+def _images(*shape):
+  """Returns what our model takes and what theirs does, like the next three."""
+  images = _normal(*shape, 3)
+  return {'inputs': images}, {'inputs': _channels_first(images)}
+
+
+def _ids(lengths, max_length):
+  shape = len(lengths), max_length
+  ids = np.random.default_rng(1).integers(0, 262, shape)
+  # Their decoder knows no mask: what is padding has outputs too.
+  mask = np.arange(max_length) < np.array(lengths)[:, None]
+  return {'inputs': ids, 'input_mask': mask}, {
+    'inputs': torch.from_numpy(ids),
+    'attention_mask': torch.from_numpy(mask.astype(np.int64)),
+  }
+
+
+def _frames(height, width):
+  frames = _normal(1, 2, height, width, 3)
+  # They leave it to the caller to find the pixels around each pixel.
+  padded = np.pad(frames, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+  around = [
+    padded[:, :, dy : dy + height, dx : dx + width]
+    for dy in range(3)
+    for dx in range(3)
+  ]
+  theirs = {'inputs': _channels_first(np.concatenate(around, axis=-1))}
+  return {'inputs': frames}, theirs
+
+
+def _clip(num_samples, video_size, num_classes):
+  inputs = {
+    'audio': _normal(1, num_samples, 1),
+    'image': _normal(1, *video_size, 3),
+    'label': _normal(1, num_classes),
+  }
+  num_pixels = np.prod(video_size)
+  queries = {
+    'audio': np.arange(1, num_samples // 16, 3),
+    'image': np.arange(7, num_pixels, num_pixels // 99),
+  }
+  theirs = {
+    'inputs': {
+      'audio': torch.from_numpy(inputs['audio']),
+      'image': _channels_first(inputs['image']),
+      'label': torch.from_numpy(inputs['label']),
+    },
+    'subsampled_output_points': {
+      **{name: torch.from_numpy(array) for name, array in queries.items()},
+      'label': None,
+    },
+  }
+  return {'inputs': inputs, 'queries': queries | {'label': None}}, theirs
+
+
 def _fourier():
   positions = FourierPositions(num_bands=64, max_resolution=(224, 224))
   config = _config(
     ImageInput(positions=positions), LabelOutput(num_classes=5), 16
   )
-  images = _normal(_BATCH, 10, 12, 3)
-  theirs = {'inputs': _channels_first(images)}
-  return config, {}, {'inputs': images}, theirs
+  return config, {}, _images(2, 10, 12)
 
 
 def _learned():
@@ -103,9 +156,7 @@ def _learned():
     16,
     use_query_residual=False,
   )
-  images = _normal(_BATCH, 7, 7, 3)
-  theirs = {'inputs': _channels_first(images)}
-  return config, {'image_size': 7}, {'inputs': images}, theirs
+  return config, {'image_size': 7}, _images(2, 7, 7)
 
 
 def _conv():
@@ -115,9 +166,7 @@ def _conv():
     LabelOutput(num_classes=5),
     16,
   )
-  images = _normal(_BATCH, 24, 33, 3)
-  theirs = {'inputs': _channels_first(images)}
-  return config, {}, {'inputs': images}, theirs
+  return config, {}, _images(2, 24, 33)
 
 
 def _text():
@@ -140,14 +189,7 @@ def _text():
     'num_self_attention_heads': 8,
     'num_cross_attention_heads': 8,
   }
-  ids = np.random.default_rng(1).integers(0, 262, (_BATCH, 20))
-  mask = np.arange(20) < np.array([[20], [13]])
-  theirs = {
-    'inputs': torch.from_numpy(ids),
-    'attention_mask': torch.from_numpy(mask.astype(np.int64)),
-  }
-  # Their decoder knows no mask: what is padding has outputs too.
-  return config, sizes, {'inputs': ids, 'input_mask': mask}, theirs
+  return config, sizes, _ids([20, 13], 20)
 
 
 def _flow():
@@ -155,14 +197,7 @@ def _flow():
   config = _config(
     FlowInput(positions=positions), FlowOutput(), None, use_query_residual=False
   )
-  frames = _normal(_BATCH, 2, 6, 8, 3)
-  # They leave it to the caller to find the pixels around each pixel.
-  padded = np.pad(frames, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
-  around = [
-    padded[:, :, dy : dy + 6, dx : dx + 8] for dy in range(3) for dx in range(3)
-  ]
-  theirs = {'inputs': _channels_first(np.concatenate(around, axis=-1))}
-  return config, {'train_size': [6, 8]}, {'inputs': frames}, theirs
+  return config, {'train_size': [6, 8]}, _frames(6, 8)
 
 
 def _multimodal():
@@ -193,25 +228,10 @@ def _multimodal():
     'num_frames': 2,
     'audio_samples_per_frame': 48,
     'image_size': 8,
-    'output_shape': [_BATCH, 2, 32, 32],
+    'output_shape': [1, 2, 32, 32],
     'output_num_channels': 12,
   }
-  inputs = {
-    'audio': _normal(_BATCH, 96, 1),
-    'image': _normal(_BATCH, 2, 32, 32, 3),
-    'label': _normal(_BATCH, 5),
-  }
-  queries = {'audio': np.arange(1, 5), 'image': np.arange(7, 2000, 77)}
-  theirs = {
-    'inputs': {name: torch.from_numpy(array) for name, array in inputs.items()},
-    'subsampled_output_points': {
-      **{name: torch.from_numpy(array) for name, array in queries.items()},
-      'label': None,
-    },
-  }
-  theirs['inputs']['image'] = _channels_first(inputs['image'])
-  ours = {'inputs': inputs, 'queries': queries | {'label': None}}
-  return config, sizes, ours, theirs
+  return config, sizes, _clip(96, (2, 32, 32), 5)
 
 
 _CASES = {
@@ -224,13 +244,89 @@ _CASES = {
 }
 every_class = pytest.mark.parametrize('name', _CASES)
 
+_IMAGENET = {
+  'num_latents': 512,
+  'd_latents': 1024,
+  'num_blocks': 8,
+  'num_self_attends_per_block': 6,
+  'num_self_attention_heads': 8,
+  'num_labels': 1000,
+}
+
+
+def _flow_of_small_frames():
+  """Returns the preset for a sixteenth of the pixels, to save minutes."""
+  config = presets.perceiver_io_optical_flow()
+  config.inputs.positions.max_resolution = (92, 124)
+  return config
+
+
+# The presets, the sizes of the published models, and inputs of full size.
+_PUBLISHED = {
+  'ImageClassificationFourier': lambda: (
+    presets.perceiver_io_imagenet_fourier(),
+    _IMAGENET,
+    _images(1, 224, 224),
+  ),
+  'ImageClassificationLearned': lambda: (
+    presets.perceiver_io_imagenet_learned(),
+    _IMAGENET | {'image_size': 224},
+    _images(1, 224, 224),
+  ),
+  'ImageClassificationConvProcessing': lambda: (
+    presets.perceiver_io_imagenet_conv(),
+    _IMAGENET,
+    _images(1, 224, 224),
+  ),
+  'MaskedLM': lambda: (
+    presets.perceiver_io_language_bytes(),
+    {
+      'num_latents': 256,
+      'd_latents': 1280,
+      'd_model': 768,
+      'num_blocks': 1,
+      'num_self_attends_per_block': 26,
+      'num_self_attention_heads': 8,
+      'num_cross_attention_heads': 8,
+      'qk_channels': 256,
+      'v_channels': 1280,
+    },
+    _ids([700], 2048),
+  ),
+  'OpticalFlow': lambda: (
+    _flow_of_small_frames(),
+    {
+      'train_size': [92, 124],
+      'num_latents': 2048,
+      'd_latents': 512,
+      'num_blocks': 1,
+      'num_self_attends_per_block': 24,
+      'num_self_attention_heads': 16,
+    },
+    _frames(92, 124),
+  ),
+  'MultimodalAutoencoding': lambda: (
+    presets.perceiver_io_kinetics_autoencoding(),
+    {
+      'num_latents': 784,
+      'd_latents': 512,
+      'num_blocks': 1,
+      'num_self_attends_per_block': 8,
+      'num_self_attention_heads': 8,
+      'num_labels': 700,
+    },
+    _clip(30_720, (16, 224, 224), 700),
+  ),
+}
+
 
 class _Case:
   """One of their classes and ours, with inputs for each."""
 
-  def __init__(self, name):
+  def __init__(self, name, cases=_CASES):
     self._class = getattr(transformers, f'PerceiverFor{name}')
-    published, self._sizes, self._inputs, self._their_inputs = _CASES[name]()
+    published, self._sizes, inputs = cases[name]()
+    self._inputs, self._their_inputs = inputs
     self.config = as_huggingface(published)
     perceiver = perceiver_jax.build_with_state(self.config)
 
@@ -257,8 +353,8 @@ class _Case:
       grads, outputs = self._gradient(params, state)
     return outputs, grads
 
-  def compute_otherwise(self, config, params, state):
-    """Returns the outputs of another config."""
+  def compute_outputs(self, config, params, state):
+    """Returns our outputs by name, of this or another config."""
     apply = jax.jit(perceiver_jax.build_with_state(config).apply)
     with jax.default_matmul_precision('highest'):
       return _by_name(apply(params, state, None, **self._inputs)[0])
@@ -272,6 +368,11 @@ class _Case:
       for name, p in theirs.named_parameters()
     }
     return {k: a.detach().numpy() for k, a in outputs.items()}, grads
+
+  def compute_their_outputs(self, theirs):
+    with torch.no_grad():
+      outputs = _by_name(theirs(**self._their_inputs).logits)
+    return {key: array.numpy() for key, array in outputs.items()}
 
 
 @functools.cache
@@ -316,7 +417,7 @@ def test_their_random_weights_give_their_outputs(name):
   theirs = case.make_theirs()
   state_dict = {key: a.numpy() for key, a in theirs.state_dict().items()}
   outputs, _ = case.compute(*from_huggingface(state_dict, case.config))
-  expected, _ = case.compute_theirs(theirs)
+  expected = case.compute_their_outputs(theirs)
   assert outputs.keys() == expected.keys()
   for key, array in expected.items():
     # Seen: at most 9e-6, for flow.
@@ -381,8 +482,22 @@ def test_each_switch_is_needed_to_compute_what_they_do(name, undo, least):
   theirs = case.make_theirs(to_huggingface(*weights, case.config))
   config = case.config.copy()
   undo(config)
-  outputs = case.compute_otherwise(config, *weights)['']
-  assert _distance(outputs, case.compute_theirs(theirs)[0]['']) > least
+  outputs = case.compute_outputs(config, *weights)['']
+  assert _distance(outputs, case.compute_their_outputs(theirs)['']) > least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', _PUBLISHED)
+def test_presets_of_full_size_give_their_outputs(name):
+  case = _Case(name, _PUBLISHED)
+  weights = _random_weights(case.config)
+  theirs = case.make_theirs(to_huggingface(*weights, case.config))
+  outputs = case.compute_outputs(case.config, *weights)
+  expected = case.compute_their_outputs(theirs)
+  assert outputs.keys() == expected.keys()
+  for key, array in expected.items():
+    # Seen: at most 7e-6, for video; for flow at full size, by hand, 5e-6.
+    assert _distance(outputs[key], array) < 3e-5
 
 
 def test_file_for_pytorch_is_read_by_it_and_back(tmp_path):

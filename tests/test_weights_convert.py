@@ -455,18 +455,34 @@ def test_commands_of_the_documentation_are_right():
   assert set(named) <= command._PRESETS.keys()
 
 
+def _save_random(path, config):
+  perceiver_jax.save_pretrained(path, config, *_weights(config))
+
+
 @pytest.mark.slow
 def test_python_of_the_documentation_runs_at_full_size(tmp_path, monkeypatch):
+  image = pytest.importorskip('PIL.Image')
+  pytest.importorskip('transformers')
   monkeypatch.chdir(tmp_path)
-  config = presets.perceiver_io_language_bytes()
-  path = tmp_path / 'language.safetensors'
-  perceiver_jax.save_pretrained(path, config, *_weights(config))
+  _save_random('language.safetensors', presets.perceiver_io_language_bytes())
+  _save_random('fourier.safetensors', presets.perceiver_io_imagenet_fourier())
+  image.new('RGB', (640, 480), 'red').save('000000039769.jpg')
+  _, text_check, image_check = re.findall(
+    r'```python\n(.*?)```', _DOCS, re.DOTALL
+  )
   names = {}
-  exec(re.findall(r'```python\n(.*?)```', _DOCS, re.DOTALL)[1], names)
-  path.unlink()
+  exec(text_check, names)
   assert names['logits'].shape == (1, 2048, 262)
   assert names['tokenizer'].decode(names['ids'][:52]) == names['text'][:51]
   assert names['text'][51:] == ' missing.'
+  exec(image_check, names)
+  assert names['logits'].shape == (1, 1000)
+  # Red by the mean and standard deviation of ImageNet.
+  np.testing.assert_allclose(
+    names['images'][0, 5, 5], [2.249, -2.036, -1.804], atol=0.03
+  )
+  for path in tmp_path.glob('*.safetensors'):
+    path.unlink()
 
 
 @pytest.mark.slow

@@ -52,7 +52,9 @@ def expected(config: PerceiverConfig) -> dict[str, jax.ShapeDtypeStruct]:
   )
 
 
-def check(subject: str, given: Mapping[str, Any], wanted: Mapping[str, Any]):
+def check(
+  subject: str, given: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
   """Refuses arrays that are not exactly those that are wanted.
 
   Args:

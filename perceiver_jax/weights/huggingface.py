@@ -69,6 +69,7 @@ class ConvKernels(enum.Enum):
   TORCH: [out, in, rows, columns], as PyTorch uses them. SCRIPT: [out, in,
   columns, rows], as the script that made the published files of DeepMind's
   wrote them; which of the two those files hold has not been checked here.
+  The values are the axes of ours, [rows, columns, in, out], in that order.
   """
 
   TORCH = (3, 2, 0, 1)
