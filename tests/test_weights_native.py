@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import perceiver_jax
@@ -22,6 +22,7 @@ from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.modalities.points import PointsInput
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import Gelu, SelfAttendConfig
+from perceiver_jax.weights import files
 
 _CONFIG_KEY = 'perceiver_jax.config'
 _QUERY = 'params/decoder/query'
@@ -182,6 +183,7 @@ def _with_field(name, value):
     (_with_field('num_latents', 0), 'num_latents must be at least 1'),
     (_with_field('num_latents', 5), r'latents must be .*\(5, 8\), .*\(4, 8\)'),
     (_with_field('precision', {'a': 1}), 'precision must be Precision'),
+    (_with_field('num_latents', 10**40), 'must hold the config of a model'),
   ],
 )
 def test_file_of_another_model_is_refused_by_its_name(saved, change, message):
@@ -233,6 +235,22 @@ def test_failed_save_leaves_what_was_there(saved, monkeypatch):
     perceiver_jax.save_pretrained(saved, _config(), params)
   assert saved.read_bytes() == before
   assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_failure_of_the_format_is_one_of_writing(saved, monkeypatch):
+  def fail(*args):
+    raise SafetensorError('I/O error: no space')
+
+  monkeypatch.setattr(files, 'save_file', fail)
+  with pytest.raises(OSError, match=f'^{saved} could not be .* no space'):
+    perceiver_jax.save_pretrained(saved, _config(), *_weights(_config()))
+  assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_saved_file_can_be_read_by_whom_the_umask_lets(saved):
+  umask = os.umask(0)
+  os.umask(umask)
+  assert saved.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_directory_to_save_in_must_exist(tmp_path):

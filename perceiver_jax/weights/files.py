@@ -44,7 +44,14 @@ def write_safetensors(
   contiguous = {
     name: np.asarray(array, order='C') for name, array in arrays.items()
   }
-  write_whole(path, lambda part: save_file(contiguous, part, metadata))
+
+  def write(part):
+    try:
+      save_file(contiguous, part, metadata)
+    except SafetensorError as error:
+      raise OSError(f'{path} could not be written: {error}.') from error
+
+  write_whole(path, write)
 
 
 def write_whole(path: Path, write: Callable[[pathlib.Path], None]) -> None:
@@ -64,7 +71,10 @@ def write_whole(path: Path, write: Callable[[pathlib.Path], None]) -> None:
     raise FileNotFoundError(f'the directory of {path} must exist.')
   part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
   try:
+    part.touch()
+    mode = part.stat().st_mode
     write(part)
+    part.chmod(mode)  # Safetensors makes files that their owner alone reads.
     with part.open('rb+') as file:
       os.fsync(file.fileno())
     part.replace(path)

@@ -86,7 +86,7 @@ def load_pretrained(path: files.Path) -> Pretrained:
     if not isinstance(config, PerceiverConfig):
       raise ValueError(f'its class is {type(config).__name__}')
     wanted = flat.expected(config)
-  except (ValueError, TypeError, RecursionError) as error:
+  except Exception as error:  # Damaged values may raise anything.
     raise ValueError(
       f'{path} must hold the config of a model, got: {error}'
     ) from error
