@@ -28,7 +28,7 @@ def _content(images, padding):
   )
   params['stem/batch_norm']['offset'] = np.zeros((1, 1, 1, 1), np.float32)
   state['stem/batch_norm/~/mean_ema']['average'] *= 0.0
-  return transformed.apply(params, state, None, images)[0]
+  return transformed.apply(params, state, None, jnp.asarray(images))[0]
 
 
 def _windows(image, size, padding, reduce):
