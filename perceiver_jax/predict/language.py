@@ -69,7 +69,7 @@ def fill_mask(
     weights = pretrained.params, pretrained.state
     mask = ids != tokenizer.PAD
     logits, _ = apply(*weights, None, jnp.asarray(ids), input_mask=mask)
-    return jax.nn.softmax(logits)
+    return jax.nn.softmax(logits[:, :max_length])
 
   batch_size = min(batch_size, len(rows))
   probs = in_batches(probabilities, rows, batch_size, unit='texts')
