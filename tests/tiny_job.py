@@ -135,22 +135,22 @@ def _named(prefix, tree):
   }
 
 
-def _train_until_killed(data_dir, workdir):
-  """Trains, and is killed after a checkpoint and a line of metrics more."""
+def train_until_killed(config, workdir, *, checkpoint_step, kill_step) -> None:
+  """Trains, and is killed after a checkpoint and lines of metrics more."""
   from perceiver_jax.training import loop
 
   write = MetricWriter.write
-  checkpoint = pathlib.Path(workdir) / 'checkpoints' / '4'
+  checkpoint = pathlib.Path(workdir) / 'checkpoints' / str(checkpoint_step)
 
   def write_and_die(self, step, split, metrics):
     write(self, step, split, metrics)
-    if step == 5:
+    if step == kill_step:
       while not checkpoint.exists():
         time.sleep(0.01)
       os.kill(os.getpid(), signal.SIGKILL)
 
   MetricWriter.write = write_and_die
-  loop.train(resumable_config(data_dir), workdir)
+  loop.train(config, workdir)
 
 
 if __name__ == '__main__':
@@ -159,4 +159,5 @@ if __name__ == '__main__':
   if command == 'steps':
     np.savez(path, **all_steps(data_dir))
   else:
-    _train_until_killed(data_dir, path)
+    config = resumable_config(data_dir)
+    train_until_killed(config, path, checkpoint_step=4, kill_step=5)
