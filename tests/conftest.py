@@ -3,6 +3,7 @@
 import pathlib
 import pkgutil
 
+import jax
 import jaxtyping
 import pytest
 
@@ -54,3 +55,24 @@ def no_type_checks_where_input_is_refused(request):
   """Lets a test named `..._refused` see the error that a user would see."""
   is_off = 'refused' in request.node.name
   jaxtyping.config.update('jaxtyping_disable', is_off)
+
+
+@pytest.fixture(scope='module')
+def fast_compilation(tmp_path_factory):
+  """Compiles fast and keeps the results, here and in subprocesses.
+
+  For tests of what goes on around the numbers.
+  """
+  settings = {
+    'jax_disable_most_optimizations': True,
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0.1,
+  }
+  before = {name: jax.config.values[name] for name in settings}
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+      patch.setenv(name.upper(), str(value))
+    yield
+  for name, value in before.items():
+    jax.config.update(name, value)

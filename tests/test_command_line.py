@@ -14,13 +14,18 @@ import pytest
 from absl import flags
 
 from perceiver_jax.config import Config, from_json
+from perceiver_jax.data.digits import DigitsData
+from perceiver_jax.data.imagenet import ImageNetData
 from perceiver_jax.training import command_line, loop
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.dry_run import dry_run
 from perceiver_jax.training.metrics import read_metrics
 
 # How ml_collections loads a file.
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+pytestmark = [
+  pytest.mark.filterwarnings('ignore:the load_module'),
+  pytest.mark.usefixtures('fast_compilation'),
+]
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG_FILES = sorted(ROOT.glob('configs/*.py'))
@@ -34,12 +39,24 @@ def _variants(path):
   return module.VARIANTS
 
 
+def _is_large(config):
+  file, _, variant = config.partition(':')
+  return 'imagenet' in file and variant not in ('', 'debug')
+
+
 CONFIGS = [
   f'{path.relative_to(ROOT)}:{variant}'.removesuffix(':')
   for path in CONFIG_FILES
   for variant in _variants(path)
 ]
-every_config = pytest.mark.parametrize('config', CONFIGS)
+every_config = pytest.mark.parametrize(
+  'config',
+  [
+    # The many variants of a large model differ by little.
+    pytest.param(config, marks=[pytest.mark.slow] if _is_large(config) else [])
+    for config in CONFIGS
+  ],
+)
 
 
 def _load(*arguments) -> TrainConfig:
@@ -154,10 +171,13 @@ def test_config_has_a_default_and_a_debug_variant(path):
 
 
 @every_config
-def test_config_runs_dry(config, digits_dir):
-  summary = dry_run(
-    _load(f'--config={config}', f'--config.data.data_dir={digits_dir}')
-  )
+def test_config_runs_dry(config, request, tmp_path):
+  loaded = _load(f'--config={config}')
+  data_dir = {DigitsData: 'digits_dir', ImageNetData: 'imagenet_dir'}
+  loaded.data.data_dir = request.getfixturevalue(data_dir[type(loaded.data)])
+  if loaded.initial_weights is not None:
+    loaded.initial_weights.path = str(tmp_path)
+  summary = dry_run(loaded)
   for line in ('parameters', 'forward FLOPs', 'saved activations', 'epochs)'):
     assert line in summary
 
@@ -270,6 +290,6 @@ def test_mistake_ends_the_program_with_one_line(arguments, message):
 def test_evaluation_needs_a_checkpoint(tmp_path, digits_dir):
   config = _load(f'--config={DIGITS}', f'--config.data.data_dir={digits_dir}')
   for workdir in (tmp_path, tmp_path / 'nope'):
-    with pytest.raises(ValueError, match=r'must hold a checkpoint.*none'):
+    with pytest.raises(ValueError, match='must be a workdir with a checkpoint'):
       loop.evaluate(config.copy(), workdir)
   assert not (tmp_path / 'nope').exists()

@@ -8,10 +8,13 @@ import tiny_job
 from perceiver_jax.modalities.image import LearnedPositions
 from perceiver_jax.training import initial_weights, loop
 from perceiver_jax.training.initial_weights import InitialWeights, load_weights
+from perceiver_jax.training.job import make_job
 from perceiver_jax.training.state import TrainState
 from perceiver_jax.weights import flat
 from perceiver_jax.weights.deepmind import save_deepmind
 from perceiver_jax.weights.native import Pretrained, save_pretrained
+
+pytestmark = pytest.mark.usefixtures('fast_compilation')
 
 
 @pytest.fixture(scope='module')
@@ -136,6 +139,6 @@ def test_path_without_weights_is_refused(digits_dir, tmp_path):
   config = tiny_job.tiny_config(digits_dir)
   config.initial_weights = InitialWeights(path=str(tmp_path / 'nowhere'))
   with pytest.raises(ValueError, match='nowhere.*does not exist'):
-    config.validate()
+    make_job(config)
   with pytest.raises(ValueError, match='must hold a checkpoint, got'):
     initial_weights.load_weights(tmp_path, config.model)

@@ -17,6 +17,8 @@ COMMANDS = [
   for line in block.splitlines()
   for command in line.split('&&')
 ]
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 TRAIN_COMMANDS = [c for c in COMMANDS if c.startswith('python train.py')]
 
 
@@ -57,7 +59,7 @@ def test_short_train_commands_of_the_readme_run(tmp_path):
   short = TRAIN_COMMANDS[1:]
   assert len(short) == 3
   outputs = [_run(command, tmp_path) for command in short]
-  assert '"step": 200' in outputs[0]
+  assert '"step": 50' in outputs[0]
   assert 'parameters' in outputs[1]
   assert outputs[2] == outputs[0]
 

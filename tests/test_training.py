@@ -28,22 +28,7 @@ from perceiver_jax.training.metrics import read_metrics
 DEVICE_COUNTS = (1, 8)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def compilation(tmp_path_factory):
-  """Compiles fast and keeps the results, here and in subprocesses."""
-  settings = {
-    'jax_disable_most_optimizations': True,
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.1,
-  }
-  before = {name: jax.config.values[name] for name in settings}
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-      patch.setenv(name.upper(), str(value))
-    yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures('fast_compilation')
 
 
 def _run(*arguments, num_devices=None):

@@ -37,11 +37,11 @@ class InitialWeights(Config):
   path: str
   new_modules: tuple[str, ...] = ()
 
-  def validate(self) -> None:
-    super().validate()
+  def check_path(self) -> None:
+    """Refuses a path where nothing is."""
     if not epath.Path(self.path).exists():
       raise ValueError(
-        f'path must be a workdir or a file of weights, got {self.path!r}, '
+        f'initial_weights.path must be a workdir or a file of weights, got {self.path!r}, '
         'which does not exist.'
       )
 

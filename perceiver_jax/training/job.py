@@ -56,6 +56,8 @@ def make_job(config: TrainConfig) -> Job:
       f'batch_size must be divisible by the {jax.device_count()} devices'
       f'{times if config.accumulation_steps > 1 else ""}, got {batch_size}.'
     )
+  if config.initial_weights is not None:
+    config.initial_weights.check_path()
   spec = config.data.element_spec()
   config.task.validate_spec(spec, config.model)
   if not config.data.num_eval_examples:
