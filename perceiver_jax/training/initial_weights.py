@@ -41,8 +41,8 @@ class InitialWeights(Config):
     """Refuses a path where nothing is."""
     if not epath.Path(self.path).exists():
       raise ValueError(
-        f'initial_weights.path must be a workdir or a file of weights, got {self.path!r}, '
-        'which does not exist.'
+        'initial_weights.path must be a workdir or a file of weights, got '
+        f'{self.path!r}, which does not exist.'
       )
 
   def load_into(self, state: TrainState, model: PerceiverConfig) -> TrainState:
