@@ -385,6 +385,7 @@ def test_one_undecodable_image_too_many_stops_a_run(broken_dir):
     ('crop_area', (0.5, 0.1)),
     ('crop_area', (0.0, 1.0)),
     ('crop_area', (0.1, 1.1)),
+    ('crop_area', (0.05, 0.09)),
     ('crop_ratio', (2.0, 1.0)),
     ('crop_ratio', (0.0, 1.0)),
     ('flip_prob', 1.5),

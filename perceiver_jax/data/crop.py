@@ -13,7 +13,7 @@ import numpy as np
 _MAX_ATTEMPTS = 10
 # Of the image's area. The published code asks for it beside its range of areas,
 # of whose smallest values it thereby makes no use.
-_MIN_COVERED = 0.1
+MIN_COVERED = 0.1
 
 
 class Window(NamedTuple):
@@ -57,7 +57,7 @@ def random_window(
   """
   for _ in range(_MAX_ATTEMPTS):
     size = _random_size(height, width, rng, area, rng.uniform(*ratio))
-    if size is not None and size[0] * size[1] >= _MIN_COVERED * height * width:
+    if size is not None and size[0] * size[1] >= MIN_COVERED * height * width:
       return Window(
         int(rng.integers(height - size[0] + 1)),
         int(rng.integers(width - size[1] + 1)),

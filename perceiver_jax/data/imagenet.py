@@ -43,7 +43,8 @@ class ImageNetData(ImageData):
     name: as TFDS spells it; the data set must be prepared, as TFRecord files or
       as array_record, with features 'image' and 'label'.
     image_size: rows and columns of what the model sees.
-    crop_area: of the random crop, least and most, as shares of the image.
+    crop_area: of the random crop, least and most, as shares of the image. An
+      image too long for such a crop is cropped as in evaluation.
     crop_ratio: width over height of the random crop, least and most.
     flip_prob: of the mirror image.
     randaugment: what happens to a crop before it is resized; None: nothing.
@@ -67,10 +68,11 @@ class ImageNetData(ImageData):
     super().validate()
     if min(self.image_size) < 1:
       raise ValueError(f'image_size must be positive, got {self.image_size}.')
-    if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+    least, most = self.crop_area
+    if not (0 < least <= most <= 1 and most >= crop.MIN_COVERED):
       raise ValueError(
-        'crop_area must be two shares in (0, 1], the smaller first, got '
-        f'{self.crop_area}.'
+        'crop_area must be two shares in (0, 1], the smaller first and the '
+        f'larger at least {crop.MIN_COVERED}, got {self.crop_area}.'
       )
     if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
       raise ValueError(
