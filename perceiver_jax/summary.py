@@ -183,7 +183,8 @@ def _tokens_stage(
     note = f'{_sum(dict(tokens.counts))} tokens'
   else:
     note = _sum(config.inputs.channel_sources, config.inputs)
-  shape = [len(tokens.content), tokens.num_tokens, tokens.num_channels]
+  num_channels = config.inputs.num_channels
+  shape = [len(tokens.content), tokens.num_tokens, num_channels]
   return Stage(
     'tokens', str(shape), note, _count(params, 'inputs'), model.flops['tokens']
   )
