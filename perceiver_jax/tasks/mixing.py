@@ -19,8 +19,8 @@ class Mixing(Config):
   on any number of devices.
 
   Source: Zhang et al. (arXiv 1710.09412), Yun et al. (arXiv 1905.04899); the
-  halves and 0.2 from the published Perceiver IO training script, which draws
-  one share for all of a batch where this draws one a pair.
+  halves and 0.2 from the published Perceiver IO training script, which makes
+  one image of every two where this makes two.
 
   Attributes:
     mixup_alpha: the shares of MixUp are from Beta(alpha, alpha).
