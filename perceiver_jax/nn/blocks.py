@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import InputMask
+from perceiver_jax.arrays import AnyArray, InputMask
 from perceiver_jax.config import Config
 from perceiver_jax.nn.attention import SelfAttention, dropout, linear
 from perceiver_jax.nn.cross_attention import (
@@ -162,7 +162,7 @@ class CrossAttendConfig(AttendConfig):
     queries: Float[Array, 'B N D'],
     inputs: PreparedInputs,
     input_mask: InputMask | None = None,
-    query_mask: Bool[Array, 'B N'] | None = None,
+    query_mask: Bool[AnyArray, 'B N'] | None = None,
     *,
     is_training: bool,
   ) -> Float[Array, 'B N D']:
