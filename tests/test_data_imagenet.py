@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from perceiver_jax.data import base, imagenet
+from perceiver_jax.data import base, imagenet, pipeline
 from perceiver_jax.data.imagenet import ImageNetData
 from perceiver_jax.data.randaugment import RandAugment
 
@@ -352,9 +352,20 @@ def test_undecodable_images_are_logged_counted_and_replaced(broken_dir, caplog):
   assert '2 of at most 2' in second
   for name in ('n01440764_3.JPEG', 'n01484850_5.JPEG'):
     assert (name in first) != (name in second)
-  for batch in batches:
+  source = config.make_source('train')
+  names = [source[i]['file_name'].decode() for i in range(len(source))]
+  stored = [int(name.split('_')[1].removesuffix('.JPEG')) for name in names]
+  for epoch, batch in enumerate(batches):
     numbers = batch['number'].ravel().tolist()
     assert set(numbers) == {*range(18), *range(100, 104)} - {3, 5}
+    order = pipeline.epoch_order(22, 0, epoch).tolist()
+    for place, number in enumerate(numbers):
+      following = order[place:] + order[:place]
+      index = next(i for i in following if stored[i] not in (3, 5))
+      assert number == stored[index]
+      rng = pipeline._generator(0, epoch, 1 + order[place])
+      image = config.preprocess(source[index], rng)['image']
+      np.testing.assert_array_equal(batch['image'][0, place], image)
     # Those that come twice are augmented in two ways.
     twice = {n for n in numbers if numbers.count(n) > 1}
     assert 1 <= len(twice) <= 2
