@@ -1,6 +1,7 @@
 """From a config to the pure functions that other JAX code calls."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from perceiver_jax.arrays import (
 )
 from perceiver_jax.model import PerceiverConfig, Precision
 from perceiver_jax.modules import Decoder, Encoded, Encoder, Processor
+from perceiver_jax.nn.tokens import AxisFeatures
 
 
 @runtime_checkable
@@ -206,11 +208,13 @@ def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
   transformed = hk.multi_transform_with_state(lambda: _functions(config))
   policy = _policy(config.precision)
 
-  def prepared(function, cast=policy.cast_to_compute):
+  cast_to_compute = functools.partial(_cast_to_compute, policy)
+
+  def prepared(function, cast=cast_to_compute):
     def call(params, state, rng, arg, *args, is_training=False, **kwargs):
       if is_training and rng is None:
         raise ValueError('rng must be a key if is_training, got None.')
-      params, args = policy.cast_to_compute((params, args))
+      params, args = cast_to_compute((params, args))
       return function(
         params, state, rng, cast(arg), *args, is_training=is_training, **kwargs
       )
@@ -281,6 +285,18 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
     return decode(process(encoded), queries)
 
   return init, (encode, process, decode)
+
+
+def _cast_to_compute(policy: jmp.Policy, tree: Any) -> Any:
+  """Casts all but the tables along axes, which bfloat16 would destroy."""
+
+  def is_axis(node):
+    return isinstance(node, AxisFeatures)
+
+  def cast(node):
+    return node if is_axis(node) else policy.cast_to_compute(node)
+
+  return jax.tree.map(cast, tree, is_leaf=is_axis)
 
 
 def _policy(precision: Precision) -> jmp.Policy:

@@ -270,6 +270,27 @@ def test_bfloat16_is_computed_in_and_float32_returned(name):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(initial)} == {'float32'}
 
 
+def test_every_cross_attend_sees_the_same_float32_tables(monkeypatch):
+  perceiver = perceiver_jax.build(
+    _config(**CONFIGS['v1'], precision=Precision.BFLOAT16)
+  )
+  _, params, _ = _built('v1')
+  seen, prepare = [], CrossAttendConfig.prepare
+
+  def recorded(self, inputs, **kwargs):
+    seen.append(inputs.positions)
+    return prepare(self, inputs, **kwargs)
+
+  monkeypatch.setattr(CrossAttendConfig, 'prepare', recorded)
+  # Traced only: constants keep their values.
+  jax.eval_shape(lambda p: perceiver.apply(p, None, _images()), params)
+  first, again = seen
+  assert [entry.axis for entry in first] == [entry.axis for entry in again]
+  for one, other in zip(first, again, strict=True):
+    assert one.features.dtype == other.features.dtype == np.float32
+    np.testing.assert_array_equal(one.features, other.features)
+
+
 @pytest.mark.parametrize(
   'name', ['io', 'v1', 'added_positions', 'heads_and_widths']
 )
