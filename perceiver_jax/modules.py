@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import InputMask, Latents, Masks, QueryMask, Rng
-from perceiver_jax.modalities.base import OutputModality
+from perceiver_jax.modalities.base import OutputModality, check_mask
 from perceiver_jax.model import AverageDecoder, PerceiverConfig, Placement
 from perceiver_jax.nn.cross_attention import PreparedInputs
 from perceiver_jax.nn.positions import learned_positions
@@ -84,6 +84,7 @@ class Processor(hk.Module):
     )
 
   def __call__(self, encoded: Encoded, *, is_training: bool) -> Latents:
+    _check_encoded(encoded)
     latents, tokens, mask = encoded
     config = self._config
     inputs = self._prepared(tokens)
@@ -200,6 +201,7 @@ class Decoder(hk.Module):
     self._config = config.decoder
     self._outputs = config.outputs
     self._query_channels = config.decoded_channels
+    self._latent_channels = config.latent_channels
 
   def __call__(
     self,
@@ -211,6 +213,7 @@ class Decoder(hk.Module):
     is_training: bool,
   ) -> Float[Array, 'B O E']:
     config = self._config
+    _check_latents(latents, self._latent_channels)
     if isinstance(config, AverageDecoder):
       if raw_queries is not None or query_mask is not None:
         raise ValueError(
@@ -224,11 +227,8 @@ class Decoder(hk.Module):
     query_mask = self._outputs.join_masks(
       query_mask, outputs, raw_queries, batch_size
     )
-    if query_mask is not None and query_mask.shape != queries.shape[:2]:
-      raise ValueError(
-        f'query_mask must have shape [B, O] = {list(queries.shape[:2])}, '
-        f'got {list(query_mask.shape)}.'
-      )
+    if query_mask is not None:
+      check_mask('query_mask', query_mask, queries.shape[:2])
     cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
     arrays = (
       queries,
@@ -241,6 +241,22 @@ class Decoder(hk.Module):
       None,
       query_mask,
       is_training=is_training,
+    )
+
+
+def _check_encoded(encoded: Encoded) -> None:
+  if not isinstance(encoded, Encoded):
+    raise TypeError(
+      'encoded must be what encode() returned, an Encoded, got '
+      f'{type(encoded).__name__}.'
+    )
+
+
+def _check_latents(latents: Latents, num_channels: int) -> None:
+  if latents.ndim != 3 or latents.shape[2] != num_channels:
+    raise ValueError(
+      f'latents must have shape [B, N, {num_channels}], '
+      f'got {list(latents.shape)}.'
     )
 
 

@@ -130,8 +130,35 @@ def test_learned_positions_must_have_the_grid_of_the_image():
 
 
 def test_masks_of_a_wrong_shape_are_refused():
-  with pytest.raises(ValueError, match=r'\[B, M\] = \[2, 64\], got \[2, 63\]'):
+  with pytest.raises(ValueError, match=r'must have .*\[2, 64\], got \[2, 63\]'):
     _apply(_config(), input_mask=np.ones((2, 63), bool))
+
+
+@pytest.mark.parametrize(
+  ('name', 'num_elements'), [('input_mask', 64), ('query_mask', 1)]
+)
+def test_masks_to_add_to_logits_are_refused(name, num_elements):
+  config = _config(decoder=AttentionDecoder(query_channels=4))
+  mask = np.zeros((2, num_elements), np.float32)
+  with pytest.raises(TypeError, match=f'{name} must be boolean, got float32'):
+    _apply(config, **{name: mask})
+
+
+def test_what_encode_did_not_return_is_refused_by_process():
+  perceiver = perceiver_jax.build(_config())
+  params = jax.eval_shape(perceiver.init, RNG, IMAGES)
+  latents = np.zeros((2, 4, 8), np.float32)
+  with pytest.raises(TypeError, match=r'must be what encode\(\) .*ndarray'):
+    jax.eval_shape(lambda p: perceiver.process(p, None, latents), params)
+
+
+@pytest.mark.parametrize('shape', [(2, 4, 9), (4, 8)])
+def test_latents_of_another_model_are_refused(shape):
+  perceiver = perceiver_jax.build(_config())
+  params = jax.eval_shape(perceiver.init, RNG, IMAGES)
+  latents = np.zeros(shape, np.float32)
+  with pytest.raises(ValueError, match=r'must have shape \[B, N, 8\], got \['):
+    jax.eval_shape(lambda p: perceiver.decode(p, None, latents), params)
 
 
 def test_training_without_an_rng_is_refused():

@@ -339,12 +339,13 @@ def test_masks_of_queries_are_one_or_a_dict():
     ({'image': np.ones((2, 2), bool)}, r"\['image'\] .*\[2, 3\], got \[2, 2"),
     ({'scene': None}, r"of \['image', 'label'\], got \['scene'\]"),
     (np.ones((2, 5), bool), r'query_mask must .* \[2, 4\], got \[2, 5\]'),
+    ({'image': np.ones((2, 3))}, r"\['image'\] must be boolean, got float64"),
   ],
 )
-def test_masks_of_queries_of_a_wrong_shape_are_refused(mask, message):
+def test_masks_of_queries_that_do_not_fit_are_refused(mask, message):
   perceiver, _, params = _decoder()
   queries = {'image': np.array([7, 0, 3]), 'label': None}
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises((ValueError, TypeError), match=message):
     perceiver.decode(params, None, _normal(2, 4, 8), queries, query_mask=mask)
 
 

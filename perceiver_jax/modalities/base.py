@@ -110,14 +110,12 @@ class InputConfig(Config):
 
     Raises:
       ValueError: the masks do not fit the tokens.
+      TypeError: a mask is not boolean.
     """
     _check_single('input_mask', input_mask, self)
-    shape = (tokens.content.shape[0], tokens.num_tokens)
-    if input_mask is not None and input_mask.shape != shape:
-      raise ValueError(
-        f'input_mask must have shape [B, M] = {list(shape)}, '
-        f'got {list(input_mask.shape)}.'
-      )
+    if input_mask is not None:
+      shape = (tokens.content.shape[0], tokens.num_tokens)
+      check_mask('input_mask', input_mask, shape)
     return input_mask
 
   def make(self, name: str) -> InputModality:
@@ -190,6 +188,28 @@ class OutputConfig(Config):
       inputs: the input module, for outputs that share parameters with it.
     """
     raise TypeError(f'{type(self).__name__} must define make.')
+
+
+def check_mask(subject: str, mask: Any, shape: tuple[int, int]) -> None:
+  """Checks the shape of a mask, and that it is boolean.
+
+  A mask to add to logits, say, would be taken for its inverse.
+
+  Args:
+    subject: what the mask is called.
+    mask: an array.
+    shape: that it must have: a mark for each element of each example.
+
+  Raises:
+    ValueError: it has another shape.
+    TypeError: it is not boolean.
+  """
+  if mask.shape != shape:
+    raise ValueError(
+      f'{subject} must have shape {list(shape)}, got {list(mask.shape)}.'
+    )
+  if mask.dtype != bool:
+    raise TypeError(f'{subject} must be boolean, got {mask.dtype}.')
 
 
 def _check_single(subject: str, mask: Any, config: Config) -> None:

@@ -15,6 +15,7 @@ from perceiver_jax.modalities.base import (
   InputModality,
   OutputConfig,
   OutputModality,
+  check_mask,
 )
 from perceiver_jax.nn.positions import learned_positions
 from perceiver_jax.nn.tokens import Tokens
@@ -354,11 +355,7 @@ def _joined(
     mask = masks.get(name)
     if mask is None:
       mask = jnp.ones((batch_size, count), bool)
-    if mask.shape != (batch_size, count):
-      raise ValueError(
-        f'{subject}[{name!r}] must have shape {[batch_size, count]}, '
-        f'got {list(mask.shape)}.'
-      )
+    check_mask(f'{subject}[{name!r}]', mask, (batch_size, count))
     parts.append(mask)
   return jnp.concatenate(parts, axis=1)
 
