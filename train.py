@@ -1,6 +1,6 @@
 """Trains, evaluates or checks what a config describes.
 
-Every field of the config is a flag:
+Every value of the config is a flag:
 
   python train.py --config=configs/digits.py:io --workdir=runs/digits_io \
     --config.optimizer.schedule.learning_rate=1e-3
@@ -69,8 +69,10 @@ def _run(arguments: Sequence[str]) -> str:
 
   if _MODE.value == 'dry_run':
     return f'{dry_run.dry_run(_CONFIG.value)}\n'
-  run = {'train': loop.train, 'eval': loop.evaluate}[_MODE.value]
-  return metrics.json_line(run(_CONFIG.value, where))
+  if _MODE.value == 'train':
+    return metrics.json_line(loop.train(_CONFIG.value, where))
+  report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
+  return metrics.json_line(loop.evaluate(_CONFIG.value, where, report_dir))
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -191,7 +192,9 @@ def build(config: PerceiverConfig) -> Perceiver:
 
     return call
 
-  return Perceiver(init, *map(without_state, stateful[1:]))
+  return Perceiver(
+    *map(_described, _PROTOCOLS, (init, *map(without_state, stateful[1:])))
+  )
 
 
 def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
@@ -245,9 +248,42 @@ def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
     )  # fmt: skip
 
   # Compiled, initialisation draws parameters without computing any output.
-  return PerceiverWithState(
-    jax.jit(transformed.init), apply, encode, process, decode
+  compiled = jax.jit(transformed.init)
+
+  def init(rng, inputs):
+    return compiled(rng, inputs)
+
+  functions = (init, apply, encode, process, decode)
+  return PerceiverWithState(*map(_described_with_state, _PROTOCOLS, functions))
+
+
+_PROTOCOLS = (Init, Apply, Encode, Process, Decode)
+
+
+def _described(protocol: type, function: Callable) -> Callable:
+  """Gives a function the name, signature and docstring of its contract."""
+  contract = protocol.__call__
+  signature = inspect.signature(contract)
+  _, *parameters = signature.parameters.values()
+  function.__name__ = function.__qualname__ = protocol.__name__.lower()
+  function.__signature__ = signature.replace(parameters=parameters)
+  function.__doc__ = contract.__doc__
+  return function
+
+
+def _described_with_state(protocol: type, function: Callable) -> Callable:
+  """Does so for a function that also takes and returns running statistics."""
+  signature = _described(protocol, function).__signature__
+  parameters = list(signature.parameters.values())
+  if parameters[0].name == 'params':
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    state = inspect.Parameter('state', kind, annotation=State)
+    parameters.insert(1, state)
+  function.__signature__ = signature.replace(
+    parameters=parameters,
+    return_annotation=tuple[signature.return_annotation, State],
   )
+  return function
 
 
 def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:

@@ -23,7 +23,11 @@ class Placement(enum.Enum):
 
 
 class Precision(enum.Enum):
-  """What the model computes in; parameters and outputs are always float32."""
+  """What the model computes in; parameters and outputs are always float32.
+
+  GPUs and TPUs multiply matrices of FLOAT32 in fewer bits, unless
+  `jax_default_matmul_precision` is set to 'highest'.
+  """
 
   FLOAT32 = enum.auto()
   BFLOAT16 = enum.auto()

@@ -1,7 +1,11 @@
 """Options and fixtures that several test files share."""
 
+import os
 import pathlib
 import pkgutil
+
+# Tests share the machine among processes, and know the rounding of a CPU.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 import jaxtyping

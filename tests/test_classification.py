@@ -54,7 +54,7 @@ def logits(monkeypatch):
 
 def _metrics(labels, **fields):
   batch = {'image': np.zeros((4, 4, 4, 3), np.uint8), 'label': labels}
-  return ClassificationTask(**fields).make(MODEL).metrics({}, {}, batch)
+  return ClassificationTask(**fields).make(MODEL).metrics({}, {}, batch)[0]
 
 
 def _log_probabilities(logits):
@@ -185,3 +185,15 @@ def test_label_out_of_range_is_refused(label):
   with pytest.raises(ValueError, match=rf'in \[0, 6\), .* got {label}\.'):
     ClassificationTask().validate_batch(batch, MODEL)
   ClassificationTask().validate_batch({'label': np.array([[0, 5]])}, MODEL)
+
+
+@pytest.mark.parametrize('wrong', [0.4, -0.5, np.nan])
+def test_label_that_is_no_distribution_is_refused(wrong):
+  labels = np.eye(6, dtype=np.float32)[None, [1, 3]]
+  ClassificationTask().validate_batch({'label': labels}, MODEL)
+  labels[0, 1, 2] = wrong
+  with pytest.raises(ValueError, match='labels must be distributions'):
+    ClassificationTask().validate_batch({'label': labels}, MODEL)
+  # What fills up a batch of an evaluation is no example.
+  masked = {'label': labels, 'mask': np.array([[True, False]])}
+  ClassificationTask().validate_batch(masked, MODEL)

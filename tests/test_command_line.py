@@ -1,5 +1,6 @@
 """The command line: every field is a flag, every mistake is one line."""
 
+import csv
 import dataclasses
 import enum
 import functools
@@ -10,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -244,6 +246,7 @@ def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
     f'--config.data.data_dir={digits_dir}',
     '--config.model.num_latents=4',
     '--config.model.latent_channels=8',
+    '--config.data.num_workers=1',
     f'--workdir={tmp_path}/run',
   ]
   trained = _train(*job)
@@ -259,6 +262,14 @@ def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
   last = {k: v for k, v in lines[-1].items() if k != 'split'}
   assert json.loads(trained.stdout) == last
   assert json.loads(evaluated.stdout) == last
+  report = tmp_path / 'run' / 'evaluation'
+  with (report / 'per_class.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  counts = [int(row['examples']) for row in rows]
+  assert len(counts) == 10 and sum(counts) == 355
+  right = sum(float(row['top_1']) * int(row['examples']) for row in rows)
+  np.testing.assert_allclose(right / 355, last['top_1_accuracy'], atol=1e-4)
+  assert (report / 'mistakes.png').read_bytes().startswith(b'\x89PNG')
   config = from_json((tmp_path / 'run' / 'config.json').read_text())
   assert config.model.num_latents == 4
   png = (tmp_path / 'run' / 'curves.png').read_bytes()
@@ -273,18 +284,20 @@ def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
     (['--config.modell.num_latents=3'], 'modell'),
     (['--mode=train'], 'ValueError: --workdir must be given with --mode=train'),
     (
-      ['--mode=dry_run', '--config.data.batch_size=60'],
+      ['--workdir={tmp_path}/run', '--config.data.batch_size=60'],
       'ValueError: batch_size must be divisible by the 8 devices, got 60.\n',
     ),
     (['--workdir=/dev/null/run'], 'got /dev/null/run: Not a directory.\n'),
   ],
 )
-def test_mistake_ends_the_program_with_one_line(arguments, message):
+def test_mistake_ends_the_program_with_one_line(arguments, message, tmp_path):
+  arguments = [argument.format(tmp_path=tmp_path) for argument in arguments]
   ended = _train(f'--config={DIGITS}', *arguments, num_devices=8)
   assert ended.returncode == 1
   assert ended.stdout == ''
   assert message in ended.stderr
   assert ended.stderr.count('\n') == 1, ended.stderr
+  assert not list(tmp_path.iterdir())
 
 
 def test_evaluation_needs_a_checkpoint(tmp_path, digits_dir):

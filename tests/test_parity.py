@@ -258,12 +258,12 @@ class _Recorded:
     return grads, outputs, state
 
 
-# How far, in tolerances, the numbers may be from those recorded. Where it is
-# more than 1, the recorded float32 numbers are themselves wrong by rounding:
+# How far, in tolerances, gradients may be from those recorded. Where it is more
+# than 1, the recorded float32 numbers are themselves wrong by rounding:
 # this model computed in float64 is 2.1 (shared), 8.4 (not shared) and 1.8
 # (language) tolerances from their gradients, whether positions are computed in
 # float64 or float32.
-_ALLOWED = {
+_ALLOWED_GRADIENTS = {
   # The query gradient of the decoder: 1.25 unrolled and eager, 0.8 compiled;
   # only the order of sums differs.
   'imagenet_fourier': 2.0,
@@ -273,6 +273,10 @@ _ALLOWED = {
   # 0.99 in float64, 1.05 here.
   'video_autoencoding': 2.0,
 }
+
+
+# The same for outputs: 1.08 compiled, 48 layers deep.
+_ALLOWED_OUTPUTS = {'perceiver_v1_unshared': 1.5}
 
 
 def _assert_close(actual, recorded, subject, factor):
@@ -285,16 +289,17 @@ def _assert_close(actual, recorded, subject, factor):
 @pytest.mark.parametrize(('case', 'mode'), _CASES)
 def test_model_reproduces_recorded_numbers(case, mode, jit):
   recorded = _Recorded(case, mode)
-  factor = _ALLOWED.get(case, 1.0)
+  outputs_factor = _ALLOWED_OUTPUTS.get(case, 1.0)
+  factor = _ALLOWED_GRADIENTS.get(case, 1.0)
   grads, outputs, state = recorded.compute(unroll=not jit, jit=jit)
   assert outputs.keys() == recorded.outputs.keys()
   for name, array in recorded.outputs.items():
     actual = outputs[name].reshape(array.shape)
-    _assert_close(actual, array, f'outputs {name}', factor)
+    _assert_close(actual, array, f'outputs {name}', outputs_factor)
   for module, leaves in recorded.new_state.items():
     for name, statistic in leaves.items():
       subject = f'{module}/{name}'
-      _assert_close(state[module][name], statistic, subject, factor)
+      _assert_close(state[module][name], statistic, subject, 1.0)
   for module, leaves in recorded.grads.items():
     for name, gradient in leaves.items():
       # A softmax does not see a shift of its logits: the gradient of a key

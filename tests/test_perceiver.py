@@ -1,6 +1,7 @@
 """What holds for every model: a table of configs, and properties of each."""
 
 import functools
+import inspect
 
 import haiku as hk
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import perceiver_jax
+from perceiver_jax.build import Apply, Decode, Encode, Init, Process
 from perceiver_jax.modalities.image import (
   Combine,
   Conv1x1Embedding,
@@ -470,6 +472,26 @@ def test_synchronised_batch_norm_uses_statistics_of_all_devices():
 
   _assert_close(on_two_devices(True), expected)
   assert np.abs(on_two_devices(False) - expected).max() > 1e-3
+
+
+def test_functions_tell_their_contract():
+  contracts = (Init, Apply, Encode, Process, Decode)
+  perceiver = perceiver_jax.build(_config(**CONFIGS['io']))
+  for function, contract in zip(perceiver, contracts, strict=True):
+    assert function.__name__ == contract.__name__.lower()
+    assert function.__doc__ == contract.__call__.__doc__
+    signature = inspect.signature(contract.__call__)
+    names = ['self', *inspect.signature(function).parameters]
+    assert names == list(signature.parameters)
+  with pytest.raises(TypeError, match="missing .* 'inputs'"):
+    perceiver.apply({}, None)
+  with_state = perceiver_jax.build_with_state(_config(**CONFIGS['conv_stem']))
+  names = list(inspect.signature(with_state.apply).parameters)
+  assert names[:4] == ['params', 'state', 'rng', 'inputs']
+  assert list(inspect.signature(with_state.init).parameters) == [
+    'rng',
+    'inputs',
+  ]
 
 
 def test_functions_work_in_a_larger_haiku_network():

@@ -53,6 +53,11 @@ def test_readme_has_the_commands_that_ci_runs():
   ci = (ROOT / '.ci' / 'run').read_text()
   assert "-e '.[test]'" in ci
   assert '\npytest\n' in ci
+  # The first one, with what it installs, is taken from the README itself.
+  assert "sed -n '/^```bash$/{n;p;q}' README.md" in ci
+  assert README.split('```bash\n')[1].startswith(
+    "pip install -e '.[train]' && python train.py --config=configs/digits.py "
+  )
 
 
 def test_short_train_commands_of_the_readme_run(tmp_path):
@@ -62,14 +67,6 @@ def test_short_train_commands_of_the_readme_run(tmp_path):
   assert '"step": 50' in outputs[0]
   assert 'parameters' in outputs[1]
   assert outputs[2] == outputs[0]
-
-
-@pytest.mark.slow
-def test_first_command_of_the_readme_learns_the_digits(tmp_path):
-  output = _run(TRAIN_COMMANDS[0], tmp_path)
-  accuracy = float(re.search(r'"top_1_accuracy": ([0-9.]+)', output)[1])
-  assert accuracy >= 0.97
-  assert (tmp_path / 'runs/digits/curves.png').stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -258,7 +258,8 @@ def exact_metrics(first):
   config.eval_batch_size = 355
   (batch,) = eval_batches(config, shard=Shard())
   batch = jax.tree.map(lambda array: array[0], batch)
-  metrics = jax.jit(job.task.metrics)(state.params, state.model_state, batch)
+  evaluate = jax.jit(job.task.metrics)
+  metrics, _ = evaluate(state.params, state.model_state, batch)
   return {name: values.mean() for name, values in metrics.items()}
 
 

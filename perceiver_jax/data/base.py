@@ -136,6 +136,11 @@ class DataConfig(Config):
     return len(self.make_source(self.train_split))
 
   @property
+  def class_names(self) -> tuple[str, ...]:
+    """The name of each label, in order; () if there are none."""
+    return ()
+
+  @property
   def num_eval_examples(self) -> int:
     """Size of the evaluation split, counted in the prepared data."""
     return len(self.make_source(self.eval_split))

@@ -1,6 +1,7 @@
 """What an objective is: pure functions from a batch to a loss and metrics."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -16,6 +17,10 @@ Batch = Mapping[str, Any]
 
 Metrics = dict[str, Float[Array, 'B']]
 """One number an example, by name."""
+
+
+Outcomes = dict[str, Array]
+"""What became of each example, by name; the first axis of each is the batch."""
 
 
 @runtime_checkable
@@ -58,9 +63,29 @@ class LossFunction(Protocol):
 
 @runtime_checkable
 class MetricsFunction(Protocol):
-  """Evaluates every example of a batch by itself."""
+  """Evaluates every example of a batch by itself.
 
-  def __call__(self, params: Params, state: State, batch: Batch) -> Metrics: ...
+  Returns metrics, which are averaged, and outcomes, for a `Report`.
+  """
+
+  def __call__(
+    self, params: Params, state: State, batch: Batch
+  ) -> tuple[Metrics, Outcomes]: ...
+
+
+@runtime_checkable
+class Report(Protocol):
+  """What people want to see of an evaluation beyond its metrics."""
+
+  def observe(
+    self, batch: Mapping[str, np.ndarray], outcomes: Mapping[str, np.ndarray]
+  ) -> None:
+    """Takes note of a batch on the host, and what became of its examples."""
+    ...
+
+  def save(self, directory: str | os.PathLike[str]) -> None:
+    """Writes tables and pictures."""
+    ...
 
 
 class Task(NamedTuple):
@@ -116,6 +141,14 @@ class TaskConfig(Config):
       ValueError: a value is outside its range.
     """
     raise TypeError(f'{type(self).__name__} must define validate_batch.')
+
+  def make_report(self, class_names: Sequence[str]) -> Report:
+    """Makes what collects a report during an evaluation.
+
+    Args:
+      class_names: of the labels, in order; () if the data has none.
+    """
+    raise TypeError(f'{type(self).__name__} must define make_report.')
 
   def make(self, model: PerceiverConfig) -> Task:
     """Makes the pure functions of this task for a model."""

@@ -1,6 +1,6 @@
 """Image classification: softmax cross-entropy, top-1 and top-5 accuracy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,9 @@ from perceiver_jax.arrays import AnyArray, Rng
 from perceiver_jax.build import build_with_state
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import PerceiverConfig
-from perceiver_jax.tasks.base import Batch, Metrics, Task, TaskConfig
+from perceiver_jax.tasks.base import Batch, Metrics, Outcomes, Task, TaskConfig
 from perceiver_jax.tasks.mixing import Mixing
+from perceiver_jax.tasks.report import ClassReport
 
 IMAGE = 'image'
 LABEL = 'label'
@@ -96,16 +97,22 @@ class ClassificationTask(TaskConfig):
     self, batch: Mapping[str, np.ndarray], model: PerceiverConfig
   ) -> None:
     labels = batch[LABEL]
+    if 'mask' in batch:  # Zeros stand for no example.
+      labels = labels[batch['mask']]
     num_classes = model.outputs.num_classes
     if np.issubdtype(labels.dtype, np.integer):
       wrong = labels[(labels < 0) | (labels >= num_classes)]
       rule = f'be in [0, {num_classes}), the classes of the model'
     else:
       mass = labels.sum(axis=-1)
-      wrong = labels[(np.abs(mass - 1.0) > 1e-3) | (labels < 0).any(axis=-1)]
+      is_right = (np.abs(mass - 1.0) <= 1e-3) & (labels >= 0).all(axis=-1)
+      wrong = labels[~is_right]
       rule = 'be distributions, not negative, with sum 1'
     if len(wrong):
       raise ValueError(f'labels must {rule}, got {wrong[0]}.')
+
+  def make_report(self, class_names: Sequence[str]) -> ClassReport:
+    return ClassReport(class_names)
 
   def make(self, model: PerceiverConfig) -> Task:
     self.validate_model(model)
@@ -121,12 +128,12 @@ class ClassificationTask(TaskConfig):
       logits, state = perceiver.apply(
         params, state, rng, self._images(batch), is_training=True
       )
-      metrics = self._metrics(logits, batch[LABEL])
+      metrics, _ = self._evaluated(logits, batch[LABEL])
       return metrics['loss'].mean(), (state, metrics)
 
     def metrics(params, state, batch):
       logits, _ = perceiver.apply(params, state, None, self._images(batch))
-      return self._metrics(logits, batch[LABEL])
+      return self._evaluated(logits, batch[LABEL])
 
     return Task(self._images, init, augment, loss, metrics)
 
@@ -144,7 +151,9 @@ class ClassificationTask(TaskConfig):
     mean = jnp.array(self.image_mean)
     return (batch[IMAGE] / 255.0 - mean) / jnp.array(self.image_std)
 
-  def _metrics(self, logits: Float[Array, 'B V'], labels: AnyArray) -> Metrics:
+  def _evaluated(
+    self, logits: Float[Array, 'B V'], labels: AnyArray
+  ) -> tuple[Metrics, Outcomes]:
     num_classes = logits.shape[-1]
     labels = _distributions(labels, num_classes)
     smooth = optax.smooth_labels(labels, self.label_smoothing)
@@ -155,7 +164,13 @@ class ClassificationTask(TaskConfig):
     for k in (1, 5):
       if k < num_classes:
         metrics[f'top_{k}_accuracy'] = (ranks < k).astype(jnp.float32)
-    return metrics
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    return metrics, {
+      'label': classes,
+      'rank': ranks,
+      'predicted': jnp.argmax(logits, axis=-1),
+      'probability': probabilities.max(axis=-1),
+    }
 
 
 def _distributions(

@@ -4,29 +4,36 @@ import collections
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from perceiver_jax.data.base import eval_batches
+from perceiver_jax.tasks.base import Batch, Outcomes, Report
 from perceiver_jax.training import parallel
 from perceiver_jax.training.job import Job, device_batches, this_process
 from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.step import make_eval_step
 
 
-def make_evaluator(job: Job) -> Callable[[TrainState], dict[str, float]]:
+def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
   """Makes the function that returns the mean of every metric over the split.
 
   The function compiles on its first call. Its result does not depend on the
-  number of devices, but for the order of float32 sums.
+  number of devices, but for the order of float32 sums. It takes a state, and
+  optionally a report that is shown every example (of this process).
   """
   eval_step = parallel.parallel_eval_step(make_eval_step(job.task))
 
-  def evaluate(state: TrainState) -> dict[str, float]:
+  def evaluate(
+    state: TrainState, report: Report | None = None
+  ) -> dict[str, float]:
     totals: collections.Counter[str] = collections.Counter()
     batches = eval_batches(job.config.data, shard=this_process())
     with device_batches(job, batches) as on_devices:
       previous: dict[str, jax.Array] = {}
       for batch in on_devices:
-        sums = eval_step(state, batch)
+        sums, outcomes = eval_step(state, batch)
+        if report is not None:
+          report.observe(*_examples(batch, outcomes))
         # Fetched while the next batch is under way.
         totals.update(jax.device_get(previous))
         previous = sums
@@ -37,3 +44,15 @@ def make_evaluator(job: Job) -> Callable[[TrainState], dict[str, float]]:
     return means | {'num_examples': count}
 
   return evaluate
+
+
+def _examples(
+  batch: Batch, outcomes: Outcomes
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """Brings the examples that count to the host, without axes of devices."""
+  batch, outcomes = jax.device_get((batch, outcomes))
+  mask = batch['mask']
+  return tuple(
+    {name: array[mask] for name, array in arrays.items()}
+    for arrays in (batch, outcomes)
+  )

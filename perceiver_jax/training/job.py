@@ -37,11 +37,13 @@ class Job(NamedTuple):
   device_batch: dict[str, jax.ShapeDtypeStruct]
 
 
-def make_job(config: TrainConfig) -> Job:
+def make_job(config: TrainConfig, *, is_training: bool = True) -> Job:
   """Checks a config against its data and devices, and makes what runs it.
 
   Args:
     config: is frozen by this.
+    is_training: whether updates will be made, which the devices must share
+      evenly; evaluation goes with any number of devices.
 
   Raises:
     ValueError: the config is inconsistent, or does not suit the data or the
@@ -50,7 +52,8 @@ def make_job(config: TrainConfig) -> Job:
   config.validate()
   config.freeze()
   batch_size = config.data.batch_size
-  if batch_size % (jax.device_count() * config.accumulation_steps):
+  parts = jax.device_count() * config.accumulation_steps
+  if is_training and batch_size % parts:
     times = f' times the {config.accumulation_steps} accumulation_steps'
     raise ValueError(
       f'batch_size must be divisible by the {jax.device_count()} devices'
@@ -72,7 +75,7 @@ def make_job(config: TrainConfig) -> Job:
     steps_per_epoch=num_examples / batch_size,
     num_steps=num_steps,
   )
-  per_device = batch_size // jax.device_count()
+  per_device = max(1, batch_size // jax.device_count())
   task = config.task.make(config.model)
   device_batch = {
     name: jax.ShapeDtypeStruct((per_device, *array.shape), array.dtype)
@@ -81,7 +84,8 @@ def make_job(config: TrainConfig) -> Job:
   config.checkpoint.validate_metrics(_metric_names(task, device_batch))
   optimizer = config.optimizer.make(schedule)
   job = Job(config, num_steps, task, optimizer, schedule, device_batch)
-  loss_batch(job)  # Augmentation checks what it gets.
+  if is_training:
+    loss_batch(job)  # Augmentation checks what it gets.
   return job
 
 
@@ -118,7 +122,7 @@ def _metric_names(task: Task, device_batch: Batch) -> list[str]:
   """Returns the names of the metrics of an evaluation, computing nothing."""
 
   def metrics(batch: Batch) -> Metrics:
-    return task.metrics(*task.init(jax.random.key(0), batch), batch)
+    return task.metrics(*task.init(jax.random.key(0), batch), batch)[0]
 
   return list(jax.eval_shape(metrics, device_batch))
 

@@ -57,11 +57,10 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
   """
   is_primary = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
-    config.validate()
+    job = make_job(config)
     checkpointer = stack.enter_context(
       config.checkpoint.make(workdir, config.to_json())
     )
-    job = make_job(config)
     state = _restore(job, checkpointer, workdir)
     resume_step = None if state is None else int(state.step)
     writer = stack.enter_context(
@@ -80,7 +79,9 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
 
 
 def evaluate(
-  config: TrainConfig, source: str | os.PathLike[str]
+  config: TrainConfig,
+  source: str | os.PathLike[str],
+  report_dir: Workdir | None = None,
 ) -> dict[str, float]:
   """Evaluates the newest checkpoint of a run, or weights from a file.
 
@@ -88,6 +89,8 @@ def evaluate(
     config: the job; frozen by this.
     source: the directory of a run, in which nothing is written; a file of
       `perceiver_jax.save_pretrained`; or a pickle that DeepMind published.
+    report_dir: where the tables and pictures of the task go, which show what
+      the first process evaluated; None: nowhere.
 
   Returns:
     The step of the checkpoint, 0 for a file, and its metrics.
@@ -96,22 +99,26 @@ def evaluate(
     ValueError: the config is inconsistent, or `source` has no checkpoint or
       one of another model.
   """
-  config.validate()
+  job = make_job(config, is_training=False)
   if epath.Path(source).is_file():
-    job = make_job(config)
     state = _state_of_file(job, source)
   else:
     with config.checkpoint.make(
       source, config.to_json(), read_only=True
     ) as checkpointer:
-      job = make_job(config)
       state = _restore(job, checkpointer, source)
   if state is None:
     raise ValueError(
       'what is evaluated must be a workdir with a checkpoint or a file of '
       f'weights, got {source}.'
     )
-  return {'step': int(state.step)} | make_evaluator(job)(state)
+  report = None
+  if report_dir is not None and jax.process_index() == 0:
+    report = config.task.make_report(config.data.class_names)
+  metrics = make_evaluator(job)(state, report)
+  if report is not None:
+    report.save(report_dir)
+  return {'step': int(state.step)} | metrics
 
 
 def _state_of_file(job: Job, path: str | os.PathLike[str]) -> TrainState:

@@ -29,9 +29,9 @@ def parallel_train_step(step: Callable) -> Callable:
 
 
 def parallel_eval_step(step: Callable) -> Callable:
-  """Runs `(state, batch) -> sums` everywhere."""
+  """Runs `(state, batch) -> (sums, outcomes of each share)` everywhere."""
   return _one_at_a_time_on_cpu(
-    jax.pmap(step, axis_name=DEVICE_AXIS, in_axes=(None, 0), out_axes=None)
+    jax.pmap(step, axis_name=DEVICE_AXIS, in_axes=(None, 0), out_axes=(None, 0))
   )
 
 

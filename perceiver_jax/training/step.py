@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from perceiver_jax.arrays import DEVICE_AXIS, State
-from perceiver_jax.tasks.base import Batch, Task, mean_metrics
+from perceiver_jax.tasks.base import Batch, Outcomes, Task, mean_metrics
 from perceiver_jax.training.state import TrainState
 
 Scalars = dict[str, jax.Array]
@@ -74,25 +74,28 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(task: Task) -> Callable[[TrainState, Batch], Scalars]:
+def make_eval_step(
+  task: Task,
+) -> Callable[[TrainState, Batch], tuple[Scalars, Outcomes]]:
   """Makes the function that evaluates one batch.
 
   Returns:
     A function of the state and this device's share of a batch with a 'mask'.
     It returns, over the whole batch, the sum of every metric over the examples
-    that count, and under 'count' their number.
+    that count, and under 'count' their number; and the outcomes of this share.
   """
 
   def eval_step(state, batch):
     mask = batch['mask']
     examples = {key: batch[key] for key in batch if key != 'mask'}
-    metrics = task.metrics(state.params, state.model_state, examples)
+    metrics, outcomes = task.metrics(state.params, state.model_state, examples)
     # Not a product: an example that does not count may be NaN.
     sums = {
       name: jnp.sum(jnp.where(mask, values, 0.0))
       for name, values in metrics.items()
     }
-    return lax.psum(sums | {'count': jnp.sum(mask)}, DEVICE_AXIS)
+    sums = lax.psum(sums | {'count': jnp.sum(mask)}, DEVICE_AXIS)
+    return sums, outcomes
 
   return eval_step
 

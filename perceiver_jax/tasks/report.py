@@ -1,0 +1,96 @@
+"""What an evaluation says of classes and of single images."""
+
+import csv
+import heapq
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+PER_CLASS_FILE = 'per_class.csv'
+MISTAKES_FILE = 'mistakes.png'
+_COLUMNS = 6
+_MAX_SHOWN = 24
+
+
+class ClassReport:
+  """Counts by class, and the mistakes that the model was most sure of.
+
+  Args:
+    class_names: of the labels, in order; () numbers them.
+  """
+
+  def __init__(self, class_names: Sequence[str]) -> None:
+    self._names = class_names
+    self._counts: dict[int, np.ndarray] = {}
+    self._mistakes: list[tuple[float, int, tuple[int, int, np.ndarray]]] = []
+    self._num_examples = 0
+
+  def observe(
+    self, batch: Mapping[str, np.ndarray], outcomes: Mapping[str, np.ndarray]
+  ) -> None:
+    """Takes note of a batch.
+
+    Args:
+      batch: 'image' [B, Y, X, C], with colours in 0..255.
+      outcomes: what `ClassificationTask` says of each example.
+    """
+    for row, label in enumerate(outcomes['label']):
+      rank, predicted = outcomes['rank'][row], outcomes['predicted'][row]
+      counts = self._counts.setdefault(int(label), np.zeros(3, np.int64))
+      counts += [1, rank < 1, rank < 5]
+      if predicted != label:
+        shown = (int(label), int(predicted), batch['image'][row])
+        # The number decides between equals, which images cannot.
+        entry = (
+          float(outcomes['probability'][row]),
+          -self._num_examples,
+          shown,
+        )
+        is_full = len(self._mistakes) == _MAX_SHOWN
+        (heapq.heappushpop if is_full else heapq.heappush)(
+          self._mistakes, entry
+        )
+      self._num_examples += 1
+
+  def save(self, directory: str | os.PathLike[str]) -> None:
+    """Writes `per_class.csv`, and `mistakes.png` if there are any."""
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / PER_CLASS_FILE).open('w') as file:
+      writer = csv.writer(file, lineterminator='\n')
+      writer.writerow(['class', 'name', 'examples', 'top_1', 'top_5'])
+      for label in sorted(self._counts):
+        examples, top_1, top_5 = self._counts[label]
+        accuracies = (f'{top / examples:.4f}' for top in (top_1, top_5))
+        writer.writerow([label, self._name(label), examples, *accuracies])
+    if self._mistakes:
+      with (directory / MISTAKES_FILE).open('wb') as file:
+        self._figure().savefig(file, format='png', dpi=100)
+
+  def _name(self, label: int) -> str:
+    return self._names[label] if label < len(self._names) else str(label)
+
+  def _figure(self) -> Figure:
+    rows = -(-len(self._mistakes) // _COLUMNS)
+    figure = Figure(figsize=(2.2 * _COLUMNS, 2.7 * rows), layout='constrained')
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False).flat
+    mistakes = sorted(self._mistakes, reverse=True)
+    for axes, (probability, _, mistake) in zip(grid, mistakes, strict=False):
+      label, predicted, image = mistake
+      pixels = np.clip(np.round(image), 0, 255).astype(np.uint8)
+      is_grey = pixels.shape[-1] == 1
+      axes.imshow(pixels[..., 0] if is_grey else pixels, cmap='gray')
+      axes.set_title(
+        f'{self._name(predicted)[:22]}  {probability:.0%}\n'
+        f'is {self._name(label)[:24]}',
+        fontsize=9,
+        loc='left',
+      )
+    for axes in figure.axes:
+      axes.axis('off')
+    return figure
