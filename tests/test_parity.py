@@ -275,7 +275,7 @@ _ALLOWED_GRADIENTS = {
 }
 
 
-# The same for outputs: 1.08 compiled, 48 layers deep.
+# The same for outputs; it is 1.08 compiled.
 _ALLOWED_OUTPUTS = {'perceiver_v1_unshared': 1.5}
 
 
