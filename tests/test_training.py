@@ -167,10 +167,14 @@ def resumed(digits_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('resumed')
   killed = _run('train_until_killed', digits_dir, workdir)
   assert killed.returncode == -signal.SIGKILL, killed.stderr
-  steps = [line['step'] for line in read_metrics(workdir / 'metrics.jsonl')]
+  steps = [line['step'] for line in _lines(workdir)]
   assert max(steps) == 5
   config = tiny_job.resumable_config(digits_dir)
   return workdir, *_train(config, workdir)
+
+
+def _lines(workdir):
+  return read_metrics(workdir / 'metrics.jsonl')
 
 
 def _final_state(workdir, digits_dir):
@@ -186,12 +190,33 @@ def test_killed_run_goes_on_with_the_same_metrics(uninterrupted, resumed):
   expected, actual = (
     [
       {key: line[key] for key in line if key != 'examples_per_sec'}
-      for line in read_metrics(run[0] / 'metrics.jsonl')
+      for line in _lines(run[0])
     ]
     for run in (uninterrupted, resumed)
   )
   assert actual == expected
   assert [line['step'] for line in actual] == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_metrics_have_their_names_and_the_learning_rate_of_the_step(
+  uninterrupted,
+):
+  train, test = (
+    [line for line in _lines(uninterrupted[0]) if line['split'] == split]
+    for split in ('train', 'test')
+  )
+  names = {'step', 'split', 'loss', 'top_1_accuracy', 'top_5_accuracy'}
+  updates = names | {'learning_rate', 'gradient_norm'}
+  # Compilation is no part of the speed, so that the first update has none.
+  assert train[0].keys() == updates
+  for line in train[1:]:
+    assert line.keys() == updates | {'examples_per_sec'}
+    assert line['examples_per_sec'] > 0.0
+  for line in test:
+    assert line.keys() == names | {'num_examples'}
+  rates = [0.0, 0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-2]
+  actual = [line['learning_rate'] for line in train]
+  np.testing.assert_allclose(actual, rates, rtol=1e-6)
 
 
 def test_killed_run_ends_with_the_same_state(
@@ -216,7 +241,7 @@ def test_evaluation_of_a_workdir_is_that_of_its_last_line(
   workdir, printed, _ = uninterrupted
   before = sorted(workdir.rglob('*'))
   metrics = loop.evaluate(tiny_job.resumable_config(digits_dir), workdir)
-  last = read_metrics(workdir / 'metrics.jsonl')[-1]
+  last = _lines(workdir)[-1]
   assert last.pop('split') == 'test'
   assert metrics == last == printed
   assert sorted(workdir.rglob('*')) == before
@@ -224,14 +249,19 @@ def test_evaluation_of_a_workdir_is_that_of_its_last_line(
 
 def test_finished_run_is_only_evaluated_again(uninterrupted, digits_dir):
   workdir, printed, _ = uninterrupted
-  lines = read_metrics(workdir / 'metrics.jsonl')
+  lines = _lines(workdir)
   again, compilations = _train(tiny_job.resumable_config(digits_dir), workdir)
   assert again == printed
   assert compilations.names.count('jit(_fun)') == 1
-  assert read_metrics(workdir / 'metrics.jsonl') == lines
+  assert _lines(workdir) == lines
   config = tiny_job.resumable_config(digits_dir)
   config.num_steps = 4
+  # Nor does it need the metrics of before, which someone may have removed.
+  path = workdir / 'metrics.jsonl'
+  text = path.read_text()
+  path.unlink()
   assert loop.train(config, workdir) == printed
+  path.write_text(text)
 
 
 def test_workdir_of_another_model_is_refused(uninterrupted, digits_dir):

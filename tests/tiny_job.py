@@ -77,6 +77,7 @@ def resumable_config(data_dir) -> TrainConfig:
   """Returns a job in which whatever a resume may get wrong plays a part."""
   config = tiny_config(data_dir, ConvEmbedding(channels=4))
   config.model.self_attend.dropout_prob = 0.1
+  config.optimizer.schedule.warmup_steps = 4
   config.data.max_shift = 1
   return config
 

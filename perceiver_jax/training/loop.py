@@ -32,7 +32,11 @@ from perceiver_jax.training.job import (
   this_process,
   train_step,
 )
-from perceiver_jax.training.metrics import MetricWriter
+from perceiver_jax.training.metrics import (
+  METRICS_FILE,
+  MetricWriter,
+  read_metrics,
+)
 from perceiver_jax.training.state import TrainState
 
 Workdir = str | os.PathLike[str]
@@ -73,7 +77,8 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
     )
     state = _first_state(job) if state is None else state
     metrics = _run(job, state, checkpointer, writer, progress)
-  if is_primary:
+  # Without, if someone has removed them from a finished run.
+  if is_primary and read_metrics(epath.Path(workdir) / METRICS_FILE):
     save_curves(workdir)
   return metrics
 
@@ -146,7 +151,7 @@ def _run(
   batches = train_batches(
     config.data, seed=config.seed, start_step=start, shard=this_process()
   )
-  stopwatch = _Stopwatch(start)
+  stopwatch = _Stopwatch(start, config.data.batch_size)
   previous = None
   with device_batches(job, batches) as on_devices:
     for step in range(start + 1, job.num_steps + 1):
@@ -154,12 +159,15 @@ def _run(
       # At most two steps are under way, each of which holds a batch.
       jax.block_until_ready(previous)
       previous = metrics
+      if step == start + 1:
+        # Most of the time until here went into compilation.
+        jax.block_until_ready(metrics)
+        stopwatch.restart(step)
       is_last = step == job.num_steps
       eval_metrics = None
       if step % config.log_every_steps == 0 or is_last:
         metrics = jax.device_get(metrics)
-        speed = stopwatch.steps_per_sec(step) * config.data.batch_size
-        writer.write(step, 'train', metrics | {'examples_per_sec': speed})
+        writer.write(step, 'train', metrics | stopwatch.speed(step))
         progress.update(step, {'loss': metrics['loss']})
       else:
         progress.update(step)
@@ -200,15 +208,16 @@ def _restore(
 class _Stopwatch:
   """Measures the speed of training between two looks, without evaluations."""
 
-  def __init__(self, step: int):
+  def __init__(self, step: int, batch_size: int):
+    self._batch_size = batch_size
     self.restart(step)
 
   def restart(self, step: int) -> None:
     self._step, self._time = step, time.monotonic()
 
-  def steps_per_sec(self, step: int) -> float:
-    """Returns the mean speed since the last look."""
+  def speed(self, step: int) -> dict[str, float]:
+    """Returns the mean speed since the last look, if there were steps."""
+    examples = (step - self._step) * self._batch_size
     elapsed = time.monotonic() - self._time
-    steps = step - self._step
     self.restart(step)
-    return steps / elapsed
+    return {'examples_per_sec': examples / elapsed} if examples else {}
