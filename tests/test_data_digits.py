@@ -92,6 +92,12 @@ def test_a_negative_shift_is_refused():
     DigitsData(max_shift=-1).validate()
 
 
+def test_a_shift_out_of_the_image_is_refused_at_the_first_example(digits_dir):
+  DigitsData(data_dir=digits_dir, max_shift=7).element_spec()
+  with pytest.raises(ValueError, match=r'images, which are 8 x 8, got 8\.'):
+    DigitsData(data_dir=digits_dir, max_shift=8).element_spec()
+
+
 _PREPARE = """
 import json, sys
 from perceiver_jax.data.digits import DigitsData

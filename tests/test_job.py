@@ -35,7 +35,7 @@ from perceiver_jax.training.metrics import json_line
       'every_steps must be a multiple of evaluate_every_steps 3',
     ),
     ('num_epochs', 1.0, 'exactly one of num_epochs and num_steps'),
-    ('log_every_steps', 0, 'log_every_steps must be positive, got 0'),
+    ('log_every_steps', 0, 'log_every_steps must be positive and finite'),
   ],
 )
 @pytest.mark.parametrize('runs', [dry_run, make_job])
@@ -65,6 +65,12 @@ def _edit_saved_configs(workdir, edit):
     saved = json.loads(path.read_text())
     edit(saved)
     path.write_text(json.dumps(saved))
+
+
+def test_a_run_without_an_end_is_refused():
+  config = tiny_config('', num_steps=None, num_epochs=math.inf)
+  with pytest.raises(ValueError, match='num_epochs must be .* finite, got inf'):
+    config.validate()
 
 
 def test_workdir_of_another_modality_is_refused_by_name(digits_dir, tmp_path):

@@ -209,5 +209,5 @@ def test_validate_reaches_the_schedule():
 
 
 def test_make_refuses_the_base_class():
-  with pytest.raises(NotImplementedError, match='must be one of Lamb'):
+  with pytest.raises(TypeError, match='must be one of Lamb'):
     _make(optimizers.Optimizer)

@@ -198,5 +198,5 @@ def test_make_refuses_an_empty_run(name):
 
 def test_make_refuses_the_base_class():
   rate = schedules.Schedule(learning_rate=1.0)
-  with pytest.raises(NotImplementedError, match='must be one of the schedules'):
+  with pytest.raises(TypeError, match='must be one of the schedules'):
     _rates(rate, [0])

@@ -110,7 +110,7 @@ class DataConfig(Config):
 
     Indexing it raises `UnreadableError` for an example that cannot be read.
     """
-    raise NotImplementedError
+    raise TypeError(f'{type(self).__name__} must define make_source.')
 
   def preprocess(
     self, example: Any, rng: np.random.Generator | None
@@ -128,7 +128,7 @@ class DataConfig(Config):
     Raises:
       UnreadableError: the example cannot be decoded.
     """
-    raise NotImplementedError
+    raise TypeError(f'{type(self).__name__} must define preprocess.')
 
   @property
   def num_train_examples(self) -> int:

@@ -18,7 +18,7 @@ class ImageData(DataConfig):
 
   def builder(self) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of the data set, prepared."""
-    raise NotImplementedError
+    raise TypeError(f'{type(self).__name__} must define builder.')
 
   def make_source(self, split: str) -> records.Records:
     return records.Records(self.builder(), split)
@@ -60,8 +60,13 @@ class SmallImageData(ImageData):
     self, example: dict[str, Any], rng: np.random.Generator | None
   ) -> dict[str, np.ndarray]:
     image = example['image']
-    if rng is not None and self.max_shift:
-      bound = self.max_shift
+    bound = self.max_shift
+    if bound >= min(image.shape[:2]):
+      raise ValueError(
+        'max_shift must be smaller than the images, which are '
+        f'{image.shape[0]} x {image.shape[1]}, got {bound}.'
+      )
+    if rng is not None and bound:
       image = _shifted(image, rng.integers(-bound, bound + 1, size=2), bound)
     return {'image': image, 'label': np.asarray(example['label'], np.int32)}
 

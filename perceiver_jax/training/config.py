@@ -65,8 +65,8 @@ class TrainConfig(Config):
       'evaluate_every_steps',
     ):
       value = getattr(self, name)
-      if value is not None and not value > 0:
-        raise ValueError(f'{name} must be positive, got {value}.')
+      if value is not None and not 0 < value < math.inf:
+        raise ValueError(f'{name} must be positive and finite, got {value}.')
     if self.model.precision is Precision.FLOAT16:
       raise ValueError(
         'the precision of training must be FLOAT32 or BFLOAT16, got FLOAT16, '

@@ -72,8 +72,9 @@ class Optimizer(Config):
 
     Raises:
       ValueError: a field is out of range.
+      TypeError: this is the base class.
     """
-    raise NotImplementedError(
+    raise TypeError(
       f'{type(self).__name__} must be one of Lamb, AdamW and Sgd.'
     )
 

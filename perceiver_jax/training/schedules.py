@@ -92,7 +92,7 @@ class Schedule(Config):
     self, step: jax.Array, steps_per_epoch: float, num_steps: int
   ) -> jax.Array:
     """Returns the fraction of the peak at `step`, leaving the warm-up out."""
-    raise NotImplementedError(
+    raise TypeError(
       f'{type(self).__name__} must be one of the schedules with a shape, such '
       'as Constant or Cosine.'
     )
