@@ -210,7 +210,6 @@ def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
   config.validate()
   transformed = hk.multi_transform_with_state(lambda: _functions(config))
   policy = _policy(config.precision)
-
   cast_to_compute = functools.partial(_cast_to_compute, policy)
 
   def prepared(function, cast=cast_to_compute):
