@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import enum
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -105,6 +106,23 @@ class Config(metaclass=_ConfigType):
         yield from value.leaves(f'{prefix}{name}.')
       elif not _takes_configs(annotation):
         yield prefix + name, value
+
+  def _validate_at_least(self, least: float, *names: str) -> None:
+    """Checks numbers, or each of a tuple; those that are None pass.
+
+    Args:
+      least: the least that is allowed; infinity is not.
+      *names: of the fields.
+
+    Raises:
+      ValueError: a number is too small, infinite or NaN.
+    """
+    for name in names:
+      value = getattr(self, name)
+      numbers = value if isinstance(value, tuple) else (value,)
+      if not all(n is None or least <= n < math.inf for n in numbers):
+        rule = 'finite' if math.inf in numbers else f'at least {least}'
+        raise ValueError(f'{name} must be {rule}, got {value}.')
 
   def _children(self) -> Iterator['Config']:
     for name in _annotations(type(self)):

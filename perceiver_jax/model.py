@@ -52,6 +52,10 @@ class AttentionDecoder(Config):
     default_factory=CrossAttendConfig
   )
 
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'query_channels')
+
 
 class PerceiverConfig(Config):
   """Describes a Perceiver.
@@ -125,17 +129,15 @@ class PerceiverConfig(Config):
 
   def validate(self) -> None:
     super().validate()
-    for name in (
+    self._validate_at_least(
+      1,
       'num_latents',
       'latent_channels',
       'num_cross_attends',
       'num_blocks',
       'num_self_attends_per_block',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} must be at least 1, got {getattr(self, name)}.'
-        )
+    )
+    self._validate_at_least(0, 'latent_init_scale')
     interleaved = self.cross_attend_placement is Placement.INTERLEAVED
     if interleaved and self.num_blocks % self.num_cross_attends:
       raise ValueError(

@@ -1,19 +1,31 @@
 """Bad input to the model: each error names subject, rule and value."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
 import perceiver_jax
+from perceiver_jax.modalities.audio import (
+  AudioInput,
+  AudioOutput,
+  SpectrogramInput,
+)
+from perceiver_jax.modalities.flow import FlowInput
 from perceiver_jax.modalities.image import (
   Combine,
+  Conv1x1Embedding,
   ConvEmbedding,
   FourierPositions,
   ImageInput,
   LearnedPositions,
   PatchEmbedding,
 )
-from perceiver_jax.modalities.label import LabelOutput
+from perceiver_jax.modalities.label import LabelInput, LabelOutput
+from perceiver_jax.modalities.multimodal import MultimodalOutput
+from perceiver_jax.modalities.text import TextInput, TextOutput
+from perceiver_jax.modalities.video import VideoInput, VideoOutput
 from perceiver_jax.model import (
   AttentionDecoder,
   AverageDecoder,
@@ -94,6 +106,59 @@ def _apply(config, images=IMAGES, **kwargs):
 def test_inconsistent_config_is_refused_by_build(changes, message):
   with pytest.raises(ValueError, match=message):
     perceiver_jax.build(_config(**changes))
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    (PatchEmbedding(patch_size=(0, 4)), r'patch_size .* got \(0, 4\)'),
+    (PatchEmbedding(channels=0), 'channels must be at least 1, got 0'),
+    (Conv1x1Embedding(channels=0), 'channels must be at least 1, got 0'),
+    (ConvEmbedding(channels=-1), 'channels must be at least 1, got -1'),
+    (ImageInput(image_channels=0), 'image_channels must be at least 1, got 0'),
+    (ImageInput(permutation_seed=-1), 'seed must be at least 0, got -1'),
+    (
+      ImageInput(position_projection=0),
+      'position_projection must be at least 1, got 0',
+    ),
+    (
+      ImageInput(positions=FourierPositions(max_resolution=())),
+      r'max_resolution must have 2 numbers, one for each axis, got \(\)',
+    ),
+    (
+      FourierPositions(max_resolution=(-1, 0)),
+      r'max_resolution must be at least 1, got \(-1.0, 0.0\)',
+    ),
+    (FourierPositions(num_bands=0), 'num_bands must be at least 1, got 0'),
+    (LearnedPositions(grid=(0, 4)), r'grid must be .* 1, got \(0, 4\)'),
+    (LearnedPositions(num_channels=0), 'num_channels must be at least 1'),
+    (LearnedPositions(init_scale=-1.0), 'init_scale must be at least 0'),
+    (VideoInput(video_channels=0), 'video_channels must be at least 1'),
+    (VideoInput(patch_size=(2, 0, 8)), r'at least 1, got \(2, 0, 8\)'),
+    (VideoInput(embedding_channels=0), 'embedding_channels must be at least 1'),
+    (VideoOutput(size=(1, 1, 1), video_channels=0), 'video_channels must be'),
+    (AudioInput(audio_channels=0), 'audio_channels must be at least 1'),
+    (SpectrogramInput(patch_size=(1, 0)), r'patch_size must .* \(1, 0\)'),
+    (AudioOutput(num_samples=16, audio_channels=0), 'audio_channels must be'),
+    (FlowInput(frame_channels=0), 'frame_channels must be at least 1'),
+    (FlowInput(embedding_channels=0), 'embedding_channels must be at least 1'),
+    (LabelInput(num_classes=0), 'num_classes must be at least 1, got 0'),
+    (LabelOutput(query_init_scale=-1.0), 'query_init_scale must be at least 0'),
+    (TextInput(position_init_scale=-1.0), 'position_init_scale must be at le'),
+    (TextOutput(query_init_scale=-1.0), 'query_init_scale must be at least 0'),
+    (
+      MultimodalOutput(modalities={'a': LabelOutput()}, projected_channels=0),
+      'projected_channels must be at least 1, got 0',
+    ),
+    (AttentionDecoder(query_channels=0), 'query_channels must be at least 1'),
+    (_config(latent_init_scale=-1.0), 'latent_init_scale must be at least 0'),
+    (_config(latent_init_scale=math.nan), 'must be at least 0, got nan'),
+    (_config(latent_init_scale=math.inf), 'must be finite, got inf'),
+  ],
+)
+def test_sizes_and_scales_out_of_range_are_refused(config, message):
+  with pytest.raises(ValueError, match=message):
+    config.validate()
 
 
 @pytest.mark.parametrize(

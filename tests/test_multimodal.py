@@ -434,7 +434,7 @@ def _with_outputs(num_channels, **changes):
       _multimodal(modalities={'class': LabelInput()}),
       "identifiers and not 'class', got 'class'",
     ),
-    (_multimodal(min_padding=-1), 'min_padding must not be negative'),
+    (_multimodal(min_padding=-1), 'min_padding must be at least 0'),
     (_multimodal(mask_probs={'smell': 0.1}), r"mask_probs .*\['smell'\]"),
     (_multimodal(drop_probs={'video': 1.1}), r'drop_probs must be in \[0, 1\]'),
     (

@@ -143,7 +143,7 @@ def test_mask_of_a_wrong_shape_is_refused():
   [
     (PointsInput(num_coordinates=0), 'num_coordinates must be at least 1'),
     (PointsInput(num_bands=0), 'num_bands must be at least 1'),
-    (PointsInput(num_features=-1), 'num_features must not be negative'),
+    (PointsInput(num_features=-1), 'num_features must be at least 0'),
     (PointsInput(max_frequency=0.5), 'max_frequency must be at least 1'),
   ],
 )

@@ -142,7 +142,7 @@ def test_videos_of_integers_are_refused():
 @pytest.mark.parametrize(
   ('config', 'message'),
   [
-    (VideoInput(patch_size=(0, 8, 8)), 'patch_size must be positive'),
+    (VideoInput(patch_size=(0, 8, 8)), 'patch_size must be at least 1'),
     (
       VideoInput(positions=FourierPositions(max_resolution=(8, 8))),
       'max_resolution must have 3 numbers',

@@ -90,17 +90,8 @@ class DataConfig(Config):
 
   def validate(self) -> None:
     super().validate()
-    for name, least in [
-      ('batch_size', 1),
-      ('eval_batch_size', 1),
-      ('num_workers', 0),
-      ('num_threads', 1),
-      ('max_unreadable', 0),
-    ]:
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'{name} must be at least {least}, got {getattr(self, name)}.'
-        )
+    self._validate_at_least(1, 'batch_size', 'eval_batch_size', 'num_threads')
+    self._validate_at_least(0, 'num_workers', 'max_unreadable')
     for name in ('train_split', 'eval_split'):
       if not getattr(self, name):
         raise ValueError(f"{name} must name a split, got ''.")

@@ -53,8 +53,7 @@ class SmallImageData(ImageData):
 
   def validate(self) -> None:
     super().validate()
-    if self.max_shift < 0:
-      raise ValueError(f'max_shift must be at least 0, got {self.max_shift}.')
+    self._validate_at_least(0, 'max_shift')
 
   def preprocess(
     self, example: dict[str, Any], rng: np.random.Generator | None

@@ -48,6 +48,7 @@ class AudioInput(GridInput):
 
   def validate(self) -> None:
     super().validate()
+    self._validate_at_least(1, 'audio_channels')
     _validate_step(
       'samples_per_patch', self.samples_per_patch, self.num_samples
     )
@@ -129,6 +130,7 @@ class SpectrogramInput(GridInput):
 
   def validate(self) -> None:
     super().validate()
+    self._validate_at_least(1, 'audio_channels', 'hop_size', 'patch_size')
     _validate_step('hop_size', self.samples_per_patch, self.num_samples)
     if self.window_size < self.hop_size:
       raise ValueError(
@@ -230,6 +232,7 @@ class AudioOutput(GridOutput):
       'samples_per_patch', self.samples_per_patch, self.num_samples
     )
     super().validate()
+    self._validate_at_least(1, 'audio_channels')
 
   def make(self, name: str, inputs: InputModality) -> 'AudioOutputModality':
     del inputs

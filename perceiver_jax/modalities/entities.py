@@ -41,10 +41,7 @@ class EntitiesInput(InputConfig):
 
   def validate(self) -> None:
     super().validate()
-    for name in ('num_features', 'embedding_channels'):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}.')
+    self._validate_at_least(1, 'num_features', 'embedding_channels')
 
   def make(self, name: str) -> 'EntitiesModality':
     return EntitiesModality(self, name=name)
@@ -88,10 +85,7 @@ class EntitiesOutput(QueriedByInputs):
 
   def validate(self) -> None:
     super().validate()
-    if self.num_channels < 1:
-      raise ValueError(
-        f'num_channels must be at least 1, got {self.num_channels}.'
-      )
+    self._validate_at_least(1, 'num_channels')
 
   def make(self, name: str, inputs: InputModality) -> 'EntitiesOutputModality':
     del inputs

@@ -51,13 +51,13 @@ class FlowInput(GridInput):
 
   @property
   def content_channels(self) -> int:
-    return (
-      self.embedding_channels or 2 * self.neighbourhood**2 * self.frame_channels
-    )
+    if self.embedding_channels is not None:
+      return self.embedding_channels
+    return 2 * self.neighbourhood**2 * self.frame_channels
 
   @property
   def content_name(self) -> str:
-    projected = 'projected ' if self.embedding_channels else ''
+    projected = '' if self.embedding_channels is None else 'projected '
     return f'{projected}pixels of both frames'
 
   def example(self) -> jax.ShapeDtypeStruct:
@@ -66,6 +66,7 @@ class FlowInput(GridInput):
 
   def validate(self) -> None:
     super().validate()
+    self._validate_at_least(1, 'frame_channels', 'embedding_channels')
     if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
       raise ValueError(
         f'neighbourhood must be odd and positive, got {self.neighbourhood}.'

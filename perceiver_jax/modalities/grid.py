@@ -44,14 +44,17 @@ class FourierPositions(Config):
     axes = 'axis' if num_axes == 1 else 'axes'
     return fourier_note(num_axes, axes, self.num_bands)
 
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'num_bands', 'max_resolution')
+
   def validate_axes(self, num_axes: int) -> None:
     """Checks that the features are for a grid of so many axes."""
-    if self.num_bands < 1:
-      raise ValueError(f'num_bands must be at least 1, got {self.num_bands}.')
-    if self.max_resolution and len(self.max_resolution) != num_axes:
+    resolution = self.max_resolution
+    if resolution is not None and len(resolution) != num_axes:
       raise ValueError(
         f'max_resolution must have {num_axes} numbers, one for each axis, got '
-        f'{self.max_resolution}.'
+        f'{resolution}.'
       )
 
   def __call__(self, axes: Sequence[int]) -> tuple[AxisFeatures, ...]:
@@ -93,7 +96,7 @@ class FourierPositions(Config):
     self, axes: Sequence[int], span: GridSpan
   ) -> list[tuple[int, np.ndarray]]:
     """Returns pairs of an axis and float32 features along it, in order."""
-    resolution = self.max_resolution or axes
+    resolution = axes if self.max_resolution is None else self.max_resolution
     parts = [
       positions.fourier_features(
         positions.grid_coordinates(size, span)[:, None],
@@ -135,6 +138,11 @@ class LearnedPositions(Config):
     """Returns the number of features, whatever the number of axes."""
     del num_axes
     return self.num_channels
+
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'grid', 'num_channels')
+    self._validate_at_least(0, 'init_scale')
 
   def validate_axes(self, num_axes: int) -> None:
     """Checks that the table is for a grid of so many axes."""
@@ -226,7 +234,9 @@ class GridInput(InputConfig):
     """Channels of the position features, projected if they are."""
     if self.positions is None:
       return 0
-    return self.position_projection or self.positions.channels(self.num_axes)
+    if self.position_projection is not None:
+      return self.position_projection
+    return self.positions.channels(self.num_axes)
 
   def example_grid(self) -> tuple[int, ...]:
     """Returns the sizes of the smallest grid of tokens that is valid."""
@@ -236,6 +246,7 @@ class GridInput(InputConfig):
 
   def validate(self) -> None:
     super().validate()
+    self._validate_at_least(1, 'position_projection')
     if self.positions is not None:
       self.positions.validate_axes(self.num_axes)
     content, position = self.content_channels, self.num_position_channels

@@ -53,6 +53,10 @@ class Conv1x1Embedding(Config):
   content_name = 'projected pixels'
   keeps_pixels = True
 
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'channels')
+
   def image_size(self, grid: tuple[int, int]) -> tuple[int, int]:
     return grid
 
@@ -78,6 +82,10 @@ class PatchEmbedding(Config):
 
   keeps_pixels = False
 
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'patch_size', 'channels')
+
   @property
   def content_name(self) -> str:
     return 'patches' if self.channels is None else 'projected patches'
@@ -86,7 +94,9 @@ class PatchEmbedding(Config):
     return grid[0] * self.patch_size[0], grid[1] * self.patch_size[1]
 
   def num_channels(self, image_channels: int) -> int:
-    return self.channels or math.prod(self.patch_size) * image_channels
+    if self.channels is not None:
+      return self.channels
+    return math.prod(self.patch_size) * image_channels
 
   def __call__(self, images: Array, *, is_training: bool) -> Array:
     del is_training
@@ -113,6 +123,10 @@ class ConvEmbedding(Config):
 
   content_name = 'convolution'
   keeps_pixels = False
+
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'channels')
 
   def image_size(self, grid: tuple[int, int]) -> tuple[int, int]:
     margin = 1 if self.padding is StemPadding.SYMMETRIC else 0
@@ -167,6 +181,11 @@ class ImageInput(GridInput):
     size = self.embedding.image_size(self.example_grid())
     shape = (1, *size, self.image_channels)
     return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'image_channels')
+    self._validate_at_least(0, 'permutation_seed')
 
   def make(self, name: str) -> 'ImageModality':
     return ImageModality(self, name=name)

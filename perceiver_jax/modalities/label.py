@@ -39,14 +39,8 @@ class LabelOutput(OutputConfig):
 
   def validate(self) -> None:
     super().validate()
-    if self.num_classes < 1:
-      raise ValueError(
-        f'num_classes must be at least 1, got {self.num_classes}.'
-      )
-    if self.head_channels is not None and self.head_channels < 1:
-      raise ValueError(
-        f'head_channels must be at least 1 or None, got {self.head_channels}.'
-      )
+    self._validate_at_least(1, 'num_classes', 'head_channels')
+    self._validate_at_least(0, 'query_init_scale')
 
   def make(self, name: str, inputs: InputModality) -> 'LabelModality':
     del inputs
@@ -108,6 +102,10 @@ class LabelInput(InputConfig):
 
   def example(self) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, self.num_classes), jnp.float32)
+
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'num_classes')
 
   def make(self, name: str) -> 'LabelInputModality':
     return LabelInputModality(self, name=name)

@@ -78,10 +78,7 @@ class MultimodalInput(InputConfig):
   def validate(self) -> None:
     super().validate()
     _validate_names('modalities', self.modalities)
-    if self.min_padding < 0:
-      raise ValueError(
-        f'min_padding must not be negative, got {self.min_padding}.'
-      )
+    self._validate_at_least(0, 'min_padding')
     for field in ('mask_probs', 'drop_probs'):
       probs = getattr(self, field)
       _validate_subset(field, probs, self.modalities)
@@ -209,11 +206,15 @@ class MultimodalOutput(OutputConfig):
       num_channels: of all queries, with padding.
     """
     own = self.modalities[name].num_query_channels
-    return own or self.query_channels.get(name, num_channels - self.min_padding)
+    if own is not None:
+      return own
+    return self.query_channels.get(name, num_channels - self.min_padding)
 
   def validate(self) -> None:
     super().validate()
     _validate_names('modalities', self.modalities)
+    self._validate_at_least(0, 'min_padding')
+    self._validate_at_least(1, 'projected_channels')
     for name, config in self.modalities.items():
       if config.is_queried_by_inputs:
         raise ValueError(
@@ -234,9 +235,9 @@ class MultimodalOutput(OutputConfig):
         own_inputs = inputs.modalities.get(name, inputs)
       else:
         own_inputs = inputs
-      config.validate_fit(
-        own_inputs, self.projected_channels or decoded_channels
-      )
+      projected = self.projected_channels
+      channels = decoded_channels if projected is None else projected
+      config.validate_fit(own_inputs, channels)
 
   def join_masks(
     self,

@@ -50,19 +50,8 @@ class PointsInput(InputConfig):
 
   def validate(self) -> None:
     super().validate()
-    for name in ('num_coordinates', 'num_bands'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} must be at least 1, got {getattr(self, name)}.'
-        )
-    if self.num_features < 0:
-      raise ValueError(
-        f'num_features must not be negative, got {self.num_features}.'
-      )
-    if self.max_frequency < 1.0:
-      raise ValueError(
-        f'max_frequency must be at least 1, got {self.max_frequency}.'
-      )
+    self._validate_at_least(1, 'num_coordinates', 'num_bands', 'max_frequency')
+    self._validate_at_least(0, 'num_features')
 
   def cast(self, inputs: Any, dtype: jnp.dtype) -> Any:
     del dtype

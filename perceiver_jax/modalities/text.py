@@ -133,11 +133,8 @@ class TextInput(InputConfig):
 
   def validate(self) -> None:
     super().validate()
-    for name in ('vocab_size', 'max_length', 'embedding_channels'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} must be at least 1, got {getattr(self, name)}.'
-        )
+    self._validate_at_least(1, 'vocab_size', 'max_length', 'embedding_channels')
+    self._validate_at_least(0, 'embedding_init_scale', 'position_init_scale')
 
   def make(self, name: str) -> 'TextModality':
     return TextModality(self, name=name)
@@ -199,8 +196,8 @@ class TextOutput(OutputConfig):
 
   def validate(self) -> None:
     super().validate()
-    if self.max_length < 1:
-      raise ValueError(f'max_length must be at least 1, got {self.max_length}.')
+    self._validate_at_least(1, 'max_length')
+    self._validate_at_least(0, 'query_init_scale')
 
   def validate_fit(self, inputs: InputConfig, decoded_channels: int) -> None:
     if not isinstance(inputs, TextInput):

@@ -41,8 +41,9 @@ class VideoInput(GridInput):
 
   @property
   def content_channels(self) -> int:
-    patch = math.prod(self.patch_size) * self.video_channels
-    return self.embedding_channels or patch
+    if self.embedding_channels is not None:
+      return self.embedding_channels
+    return math.prod(self.patch_size) * self.video_channels
 
   def example(self) -> jax.ShapeDtypeStruct:
     patches = zip(self.example_grid(), self.patch_size, strict=True)
@@ -52,8 +53,9 @@ class VideoInput(GridInput):
 
   def validate(self) -> None:
     super().validate()
-    if min(self.patch_size) < 1:
-      raise ValueError(f'patch_size must be positive, got {self.patch_size}.')
+    self._validate_at_least(
+      1, 'video_channels', 'patch_size', 'embedding_channels'
+    )
 
   def make(self, name: str) -> 'VideoModality':
     return VideoModality(self, name=name)
@@ -110,6 +112,10 @@ class VideoOutput(GridOutput):
   @property
   def grid(self) -> tuple[int, ...]:
     return self.size
+
+  def validate(self) -> None:
+    super().validate()
+    self._validate_at_least(1, 'video_channels')
 
   def make(self, name: str, inputs: InputModality) -> 'VideoOutputModality':
     del inputs

@@ -59,11 +59,7 @@ class AttendConfig(Config):
 
   def validate(self) -> None:
     super().validate()
-    for name in ('num_heads', 'widening_factor'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} must be at least 1, got {getattr(self, name)}.'
-        )
+    self._validate_at_least(1, 'num_heads', 'widening_factor')
     for name in ('dropout_prob', 'attention_dropout_prob'):
       if not 0.0 <= getattr(self, name) < 1.0:
         raise ValueError(f'{name} must be in [0, 1), got {getattr(self, name)}')
