@@ -1,5 +1,6 @@
 """Every command and every line of Python in the README runs."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -67,6 +68,23 @@ def test_short_train_commands_of_the_readme_run(tmp_path):
   assert '"step": 50' in outputs[0]
   assert 'parameters' in outputs[1]
   assert outputs[2] == outputs[0]
+
+
+def test_presets_of_the_readme_are_all_with_their_parameters():
+  rows = re.findall(
+    r'^\| `(perceiver_\w+)(\(.*\))?` \| ([\d,]+) \|', README, re.M
+  )
+  stated = {
+    f'{name}.{arguments[1:-1]}'.rstrip('.'): int(count.replace(',', ''))
+    for name, arguments, count in rows
+  }
+  golden = {
+    path.stem: json.loads(path.read_text())['num_params']
+    for path in (ROOT / 'tests' / 'golden').glob('*.json')
+    # The same models with another decoder.
+    if 'use_attention_decoder' not in path.stem
+  }
+  assert stated == golden
 
 
 @pytest.mark.slow
