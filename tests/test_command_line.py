@@ -43,7 +43,7 @@ def _variants(path):
 
 def _is_large(config):
   file, _, variant = config.partition(':')
-  return 'imagenet' in file and variant not in ('', 'debug')
+  return 'digits' not in file and variant not in ('', 'debug')
 
 
 CONFIGS = [
