@@ -197,6 +197,13 @@ def test_text_that_cannot_be_filled_is_refused(text, message):
     predict.fill_mask(tiny_models.text(), text)
 
 
+@pytest.mark.parametrize('text', [['a[MASK]'], b'a[MASK]', None])
+def test_text_that_is_no_string_is_refused(text):
+  message = f'must be a str, got {type(text).__name__}; give several as'
+  with pytest.raises(TypeError, match=message):
+    predict.fill_mask(tiny_models.text(), 'b[MASK]', text)
+
+
 def test_fill_mask_refuses_another_model():
   with pytest.raises(ValueError, match='masked language model.*ImageInput'):
     predict.fill_mask(tiny_models.images(), '[MASK]')

@@ -46,6 +46,7 @@ def fill_mask(
   Raises:
     ValueError: the model does something else; there is no text, or one is empty
       or too long, or nothing in it is masked.
+    TypeError: a text is no string, such as a list of them.
   """
   config = pretrained.config
   tokenizer = BytesTokenizer()
@@ -94,6 +95,11 @@ def _encoded(
   text: str, tokenizer: BytesTokenizer, length: int
 ) -> Int[np.ndarray, ' M']:
   """Returns ids, padded, with that of the mask for each `[MASK]`."""
+  if not isinstance(text, str):
+    raise TypeError(
+      f'each text must be a str, got {type(text).__name__}; give several as '
+      'fill_mask(pretrained, *texts), and decode bytes.'
+    )
   if not text:
     raise ValueError("text must not be empty, got ''.")
   parts = text.split(MASK)
