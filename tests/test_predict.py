@@ -382,6 +382,15 @@ def test_autoencode_refuses_what_does_not_fit(arguments, message):
     predict.autoencode(**(defaults | arguments))
 
 
+@pytest.mark.parametrize('sample', [np.nan, -np.inf, 2.5, -32768.0])
+def test_autoencode_refuses_sound_of_another_scale(sample):
+  video, audio = _clips(1)
+  audio[77] = sample
+  message = rf'audio must be in \[-1, 1\].* got {abs(sample)}; divide'
+  with pytest.raises(ValueError, match=message):
+    predict.autoencode(tiny_models.autoencoder(), video, audio)
+
+
 @pytest.mark.parametrize(
   ('kind', 'message'),
   [

@@ -19,6 +19,9 @@ from perceiver_jax.predict.images import check_image
 from perceiver_jax.progress import Progress
 from perceiver_jax.weights.native import Pretrained
 
+_LOUDEST = 2.0
+"""Resampled sound of full scale goes somewhat above 1."""
+
 
 class Reconstruction(NamedTuple):
   """What a model makes of its own latents.
@@ -71,8 +74,8 @@ def autoencode(
     chunk_size: queries that are decoded at once.
 
   Raises:
-    ValueError: the model does something else, or video and audio do not fit it
-      or each other.
+    ValueError: the model does something else, video and audio do not fit it or
+      each other, or audio has another scale.
     TypeError: the video is not of bytes, or the audio not floating point.
 
   Source: the published notebook `video_autoencoding`.
@@ -227,6 +230,12 @@ def _checked_count(
   if not np.issubdtype(audio.dtype, np.floating):
     raise TypeError(
       f'audio must be floating point, in [-1, 1], got {audio.dtype}.'
+    )
+  loudest = np.abs(audio).max()
+  if not loudest <= _LOUDEST:  # Nor is NaN.
+    raise ValueError(
+      f'audio must be in [-1, 1], or little above, got {loudest}; divide '
+      'samples of 16 bits by 32768.'
     )
   return count
 
