@@ -15,13 +15,14 @@ from perceiver_jax.modalities.audio import (
   SpectrogramInput,
 )
 from perceiver_jax.modalities.entities import EntitiesInput
-from perceiver_jax.modalities.grid import FourierPositions
+from perceiver_jax.modalities.grid import Combine, FourierPositions
 from perceiver_jax.modalities.label import LabelInput, LabelOutput
 from perceiver_jax.modalities.multimodal import (
   MultimodalInput,
   MultimodalOutput,
 )
 from perceiver_jax.modalities.points import PointsInput
+from perceiver_jax.modalities.text import TextInput
 from perceiver_jax.modalities.video import VideoInput, VideoOutput
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig, Precision
 
@@ -262,6 +263,38 @@ def test_modality_is_dropped_from_whole_examples_in_training_only():
   np.testing.assert_array_equal(dense[:, 2:, 3:], evaluated[:, 2:, 3:])
   np.testing.assert_array_equal(dense[:, :2], evaluated[:, :2])
   assert np.all(evaluated[:, 2:, :3] == 1.0)
+
+
+def test_positions_in_the_content_are_dropped_with_it():
+  added = VideoInput(
+    patch_size=(1, 2, 2),
+    positions=_BANDS,
+    position_projection=12,
+    combine=Combine.ADD,
+  )
+  config = MultimodalInput(
+    modalities={
+      'added': added,
+      'points': PointsInput(num_bands=1),
+      'text': TextInput(vocab_size=9, max_length=4, embedding_channels=5),
+    },
+    drop_probs={'added': 1.0, 'points': 1.0, 'text': 1.0},
+  )
+  inputs = {
+    'added': _normal(2, 1, 4, 4, 3),
+    'points': _normal(2, 3, 3),
+    'text': np.array([[6, 7], [8, 6]]),
+  }
+  _, dropped, _ = _tokens(config, inputs, jax.random.key(1))
+  _, kept, _ = _tokens(config, inputs)
+  for rows, own in [
+    (slice(0, 4), 12),
+    (slice(4, 7), 9),
+    (slice(7, 9), 5),
+  ]:
+    assert np.all(dropped[:, rows, :own] == 0.0)
+    assert np.all(np.any(kept[:, rows, :own] != 0.0, axis=-1))
+    np.testing.assert_array_equal(dropped[:, rows, own:], kept[:, rows, own:])
 
 
 def _outputs():

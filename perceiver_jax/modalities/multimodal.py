@@ -54,7 +54,9 @@ class MultimodalInput(InputConfig):
     masked_in_evaluation: those of them whose tokens are all replaced outside
       of training, such as a label that is to be predicted.
     drop_probs: with what probability all content of a modality is zeroed in
-      training, for each example alone; positions and learned channels stay.
+      training, for each example alone. Learned channels stay, and so do
+      positions, except where they are part of the content: of `PointsInput`
+      and `TextInput`, and with `Combine.ADD`.
   """
 
   modalities: dict[str, InputConfig]
