@@ -103,6 +103,16 @@ def test_unknown_kinds_of_files_are_refused(tmp_path):
     media.write_video(tmp_path / 'a.unknown', video, audio, 50, 24_000)
 
 
+@pytest.mark.parametrize('suffix', ['unknown', 'wav', 'gif'])
+def test_video_that_is_not_written_over_a_file_is_an_error(suffix, tmp_path):
+  path = tmp_path / f'a.{suffix}'
+  path.write_bytes(b'old')
+  message = 'must end in .* kind of video, .* got: .+'
+  with pytest.raises(ValueError, match=message) as error:
+    media.write_video(path, *_film(0.1), 50, 24_000)
+  assert '\n' not in str(error.value)
+
+
 def test_command_says_in_one_line_what_is_wrong(tmp_path):
   with pytest.raises(SystemExit) as error:
     main(['classify', str(tmp_path / 'missing.safetensors'), 'a.png'])

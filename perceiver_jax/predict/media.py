@@ -57,11 +57,13 @@ def read_video(
     ValueError: it has no video.
   """
   options = f'-an -vf fps={frame_rate_hz} -frames:v {max_frames}'
+  rule = f'{path} must have video that can be read'
   data = _ffmpeg(
-    ['-i', path, *options.split(), '-f', 'image2pipe', '-c:v', 'ppm', '-']
+    rule,
+    ['-i', path, *options.split(), '-f', 'image2pipe', '-c:v', 'ppm', '-'],
   )
   if not data.startswith(b'P6'):
-    raise ValueError(f'{path} must have video, got none that can be read.')
+    raise ValueError(f'{rule}, got none.')
   # Each frame is a header of three lines, and its bytes; all of one size.
   _, size_line, _, _ = data.split(b'\n', 3)
   columns, rows = map(int, size_line.split())
@@ -90,9 +92,10 @@ def read_audio(
   filters = f'pan=mono|c0=c0,aresample={sample_rate_hz}'
   filters += f',atrim=end_sample={max_samples}'
   options = ['-vn', '-map', '0:a:0', '-af', filters, '-f', 'f32le']
-  data = _ffmpeg(['-i', path, *options, '-'])
+  rule = f'{path} must have sound that can be read'
+  data = _ffmpeg(rule, ['-i', path, *options, '-'])
   if not data:
-    raise ValueError(f'{path} must have sound, got none that can be read.')
+    raise ValueError(f'{rule}, got none.')
   return np.frombuffer(data, np.float32)[:, None]
 
 
@@ -134,7 +137,8 @@ def write_video(
   """Writes video and sound to a file such as an MP4.
 
   Raises:
-    ValueError: the name of the file ends in no kind of video.
+    ValueError: the name of the file ends in no kind of video, or it cannot be
+      written.
   """
   _, rows, columns, _ = video.shape
   with tempfile.TemporaryDirectory() as directory:
@@ -145,19 +149,23 @@ def write_video(
     source += ['-ar', sample_rate_hz, '-ac', audio.shape[1], '-i', sound]
     # Most players want this format, which wants even sizes.
     even = 'pad=ceil(iw/2)*2:ceil(ih/2)*2'
-    target = ['-vf', even, '-pix_fmt', 'yuv420p', '-y', path]
-    _ffmpeg(source + target, video.tobytes())
-  if not pathlib.Path(path).is_file():
-    raise ValueError(
-      f'{path} must end in the name of a kind of video, such as .mp4.'
-    )
+    target = ['-map', '0:v', '-map', '1:a', '-vf', even]
+    target += ['-pix_fmt', 'yuv420p', '-y', path]
+    rule = f'{path} must end in the name of a kind of video, such as .mp4'
+    _ffmpeg(f'{rule}, and be writable', source + target, video.tobytes())
 
 
-def _ffmpeg(arguments: Sequence[object], data: bytes = b'') -> bytes:
-  """Runs FFmpeg and returns its output: nothing, where it fails.
+def _ffmpeg(rule: str, arguments: Sequence[object], data: bytes = b'') -> bytes:
+  """Runs FFmpeg and returns its output.
+
+  Args:
+    rule: what the files must be for it not to fail.
+    arguments: of the command.
+    data: its input.
 
   Raises:
     OSError: the file after `-i`, unless it is data, does not exist.
+    ValueError: FFmpeg fails; the message ends in its own, as one line.
   """
   path = arguments[arguments.index('-i') + 1]
   if path != '-' and not pathlib.Path(path).is_file():
@@ -166,4 +174,7 @@ def _ffmpeg(arguments: Sequence[object], data: bytes = b'') -> bytes:
   done = subprocess.run(
     list(map(str, command)), input=data, capture_output=True, check=False
   )
-  return b'' if done.returncode else done.stdout
+  if done.returncode:
+    said = ' '.join(done.stderr.decode(errors='replace').split())
+    raise ValueError(f'{rule}, got: {said}')
+  return done.stdout
