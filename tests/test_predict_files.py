@@ -113,6 +113,40 @@ def test_video_that_is_not_written_over_a_file_is_an_error(suffix, tmp_path):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ('command', 'message'),
+  [
+    ('flow MODEL a.png b.png --array out', 'out must end in .npy'),
+    ('flow MODEL a.png b.png --array no/o.npy', 'no must be a directory'),
+    ('flow MODEL a.png b.png --output no/o.png', 'no must be a directory'),
+    ('flow MODEL a.png b.png --output o.foo', 'o.foo must end in .* image'),
+    (
+      'autoencode MODEL film.mp4 --reconstruction made.foo',
+      'made.foo must end in .* video',
+    ),
+    (
+      'autoencode MODEL film.mp4 --reconstruction no/made.mp4',
+      'no must be a directory',
+    ),
+    ('attention MODEL a.png --output o.foo', 'o.foo must end in .* image'),
+  ],
+)
+def test_outputs_are_checked_before_the_model_is_read(
+  command, message, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit, match=message):
+    main(command.split())
+
+
+def test_all_that_can_be_written_passes_the_check(tmp_path):
+  media.check_array_path(tmp_path / 'a.npy')
+  media.check_image_path(tmp_path / 'a.png')
+  for suffix in ('mp4', 'mkv', 'webm'):
+    media.check_video_path(tmp_path / f'a.{suffix}')
+  assert not list(tmp_path.iterdir())
+
+
 def test_command_says_in_one_line_what_is_wrong(tmp_path):
   with pytest.raises(SystemExit) as error:
     main(['classify', str(tmp_path / 'missing.safetensors'), 'a.png'])

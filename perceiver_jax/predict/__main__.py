@@ -68,7 +68,9 @@ def _fill_mask(arguments: argparse.Namespace) -> None:
 
 
 def _flow(arguments: argparse.Namespace) -> None:
-  media.check_output(arguments.output, is_image=True)
+  media.check_image_path(arguments.output)
+  if arguments.array is not None:
+    media.check_array_path(arguments.array)
   pretrained = load_pretrained(arguments.model)
   channels = flow_input(pretrained.config).frame_channels
   frames = [
@@ -84,9 +86,9 @@ def _flow(arguments: argparse.Namespace) -> None:
 
 
 def _autoencode(arguments: argparse.Namespace) -> None:
-  media.check_output(arguments.output, is_image=True)
+  media.check_image_path(arguments.output)
   if arguments.reconstruction is not None:
-    media.check_output(arguments.reconstruction, is_image=False)
+    media.check_video_path(arguments.reconstruction)
   pretrained = load_pretrained(arguments.model)
   clips = clips_of(pretrained)
   names = checked_names(_class_names(arguments), clips.num_classes)
@@ -133,7 +135,7 @@ def _read_clips(
 
 
 def _attention(arguments: argparse.Namespace) -> None:
-  media.check_output(arguments.output, is_image=True)
+  media.check_image_path(arguments.output)
   pretrained = load_pretrained(arguments.model)
   channels = image_input(pretrained.config).image_channels
   image = media.read_image(arguments.image, channels)

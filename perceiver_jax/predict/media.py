@@ -99,20 +99,51 @@ def read_audio(
   return np.frombuffer(data, np.float32)[:, None]
 
 
-def check_output(path: Path, *, is_image: bool) -> None:
-  """Checks that a file can be written, before the work for it is done.
+def check_image_path(path: Path) -> None:
+  """Checks that an image can be written, before the work for it is done.
 
   Raises:
     OSError: there is no such directory.
     ValueError: no such kind of image can be written.
   """
-  directory = pathlib.Path(path).parent
-  if not directory.is_dir():
-    raise FileNotFoundError(f'{directory} must be a directory, got none.')
-  if is_image and not cv2.haveImageWriter(str(path)):
+  _check_directory(path)
+  if not cv2.haveImageWriter(str(path)):
     raise ValueError(
       f'{path} must end in the name of a kind of image, such as .png.'
     )
+
+
+def check_array_path(path: Path) -> None:
+  """Checks that `numpy.save` writes a file under this very name.
+
+  Raises:
+    OSError: there is no such directory.
+    ValueError: the name has another ending.
+  """
+  _check_directory(path)
+  if not str(path).endswith('.npy'):
+    raise ValueError(f'{path} must end in .npy.')
+
+
+def check_video_path(path: Path) -> None:
+  """Checks that a video can be written, by writing a short one elsewhere.
+
+  Raises:
+    OSError: there is no such directory.
+    ValueError: no such kind of video can be written.
+  """
+  _check_directory(path)
+  video = np.zeros((2, 2, 2, 3), np.uint8)
+  audio = np.zeros((3840, 1), np.float32)
+  with tempfile.TemporaryDirectory() as directory:
+    trial = pathlib.Path(directory, pathlib.Path(path).name)
+    write_video(trial, video, audio, 25, 48_000)
+
+
+def _check_directory(path: Path) -> None:
+  directory = pathlib.Path(path).parent
+  if not directory.is_dir():
+    raise FileNotFoundError(f'{directory} must be a directory, got none.')
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, 'Y X C']) -> None:
@@ -122,7 +153,7 @@ def write_image(path: Path, image: UInt8[np.ndarray, 'Y X C']) -> None:
     OSError: the file cannot be written.
     ValueError: no such kind of image can be written.
   """
-  check_output(path, is_image=True)
+  check_image_path(path)
   _, data = cv2.imencode(pathlib.Path(path).suffix, image[..., ::-1])
   pathlib.Path(path).write_bytes(data.tobytes())
 
