@@ -175,6 +175,15 @@ def test_images_of_integers_are_refused():
     _apply(_config(), np.zeros((2, 8, 8, 3), np.uint8))
 
 
+@pytest.mark.parametrize(
+  ('axes', 'num_bands'), [((2, 2**24), 5), ((1,), 2**27)]
+)
+def test_positions_that_would_fill_the_memory_are_refused(axes, num_bands):
+  positions = FourierPositions(num_bands=num_bands)
+  with pytest.raises(ValueError, match='must be at most 67,108,864, got'):
+    positions(axes)
+
+
 def test_patches_must_divide_the_image():
   inputs = ImageInput(embedding=PatchEmbedding(patch_size=(3, 4)))
   with pytest.raises(ValueError, match=r'divide the axes \(8, 8\), got \(3, 4'):

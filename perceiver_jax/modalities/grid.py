@@ -20,6 +20,9 @@ from perceiver_jax.nn import positions
 from perceiver_jax.nn.positions import GridSpan, fourier_note
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
 
+# Sines of one axis. More would be constants of gigabytes in a compiled program.
+_MAX_SINES = 2**26
+
 
 class FourierPositions(Config):
   """Fourier features of the position on the grid; the grid may have any size.
@@ -96,6 +99,11 @@ class FourierPositions(Config):
     self, axes: Sequence[int], span: GridSpan
   ) -> list[tuple[int, np.ndarray]]:
     """Returns pairs of an axis and float32 features along it, in order."""
+    if max(axes) * self.num_bands > _MAX_SINES:
+      raise ValueError(
+        f'num_bands times the size of an axis must be at most {_MAX_SINES:,}, '
+        f'got {self.num_bands} bands and axes of {tuple(axes)}.'
+      )
     resolution = axes if self.max_resolution is None else self.max_resolution
     parts = [
       positions.fourier_features(
