@@ -21,6 +21,7 @@ from perceiver_jax.modalities.image import (
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.modalities.points import PointsInput
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig
+from perceiver_jax.nn import repeat
 from perceiver_jax.nn.blocks import Gelu, SelfAttendConfig
 from perceiver_jax.weights import files
 
@@ -166,6 +167,31 @@ def _with_field(name, value):
   return change
 
 
+def _with_fields(**fields):
+  def change(arrays, metadata):
+    for name, value in fields.items():
+      _with_field(name, value)(arrays, metadata)
+
+  return change
+
+
+def _with_positions(name, value):
+  def change(arrays, metadata):
+    del arrays
+    config = json.loads(metadata[_CONFIG_KEY])
+    config['inputs']['positions'][name] = value
+    metadata[_CONFIG_KEY] = json.dumps(config)
+
+  return change
+
+
+_LEARNED = {
+  'class': 'LearnedPositions',
+  'grid': [2**13, 2**13],
+  'num_channels': 18,
+}
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
@@ -184,6 +210,27 @@ def _with_field(name, value):
     (_with_field('num_latents', 5), r'latents must be .*\(5, 8\), .*\(4, 8\)'),
     (_with_field('precision', {'a': 1}), 'precision must be Precision'),
     (_with_field('num_latents', 10**40), 'must hold the config of a model'),
+    # Each would take minutes or all memory, if it were only tried.
+    (
+      _with_field('num_self_attends_per_block', 10**8),
+      'got 100000001 layers and 56 arrays',
+    ),
+    (
+      _with_fields(num_blocks=10**8, share_blocks=False),
+      'got 100000001 layers and 56 arrays',
+    ),
+    (
+      _with_fields(
+        num_blocks=10**8, num_cross_attends=10**8, share_cross_attends=False
+      ),
+      'got 100000001 layers and 56 arrays',
+    ),
+    (_with_field('num_blocks', 10**7), 'shared ones too, .* got 10,000,001'),
+    (_with_positions('num_bands', 10**9), 'sizes must .* got 1,000,000,000'),
+    (
+      _with_field('inputs', {'class': 'ImageInput', 'positions': _LEARNED}),
+      'sizes must be at most 16,777,216 with .* got 67,108,864',
+    ),
   ],
 )
 def test_file_of_another_model_is_refused_by_its_name(saved, change, message):
@@ -191,6 +238,23 @@ def test_file_of_another_model_is_refused_by_its_name(saved, change, message):
   with pytest.raises(ValueError, match=message) as error:
     perceiver_jax.load_pretrained(saved)
   assert str(error.value).startswith(str(saved))
+
+
+def test_layers_that_are_not_scanned_are_not_traced_one_by_one(
+  saved, monkeypatch
+):
+  calls = []
+  call = repeat.Block.__call__
+
+  def counted(block, *args, **kwargs):
+    calls.append(block)
+    return call(block, *args, **kwargs)
+
+  monkeypatch.setattr(repeat.Block, '__call__', counted)
+  _rewritten(saved, _with_fields(num_blocks=50, unroll=True))
+  config = perceiver_jax.load_pretrained(saved).config
+  assert (config.num_blocks, config.unroll) == (50, True)
+  assert 0 < len(calls) < 10
 
 
 @pytest.mark.parametrize('end', [0, 7, 100, -1])

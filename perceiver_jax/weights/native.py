@@ -7,8 +7,10 @@ imported), and arrays are bytes.
 """
 
 import importlib
+import math
 import pkgutil
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,9 @@ for _module in pkgutil.iter_modules(modalities.__path__):
   importlib.import_module(f'{modalities.__name__}.{_module.name}')
 
 _CONFIG = 'perceiver_jax.config'
+# Sizes of which a file need not hold anything, such as that of a video: more
+# than this are believed of larger files only.
+_MAX_SIZE = 2**24
 
 
 class Pretrained(NamedTuple):
@@ -85,6 +90,7 @@ def load_pretrained(path: files.Path) -> Pretrained:
     config = from_json(metadata[_CONFIG])
     if not isinstance(config, PerceiverConfig):
       raise ValueError(f'its class is {type(config).__name__}')
+    _check_sizes(config, arrays)
     wanted = flat.expected(config)
   except Exception as error:  # Damaged values may raise anything.
     raise ValueError(
@@ -92,3 +98,52 @@ def load_pretrained(path: files.Path) -> Pretrained:
     ) from error
   flat.check(f'{path}', arrays, wanted)
   return Pretrained(config, *flat.unflatten(jax.tree.map(jnp.asarray, arrays)))
+
+
+def _check_sizes(config: PerceiverConfig, arrays: Mapping[str, Any]) -> None:
+  """Refuses what would take long to trace, and cannot be of these arrays.
+
+  A file of a few bytes can describe a model of any size.
+
+  Raises:
+    ValueError: the config has more layers or larger sizes than the arrays can
+      belong to.
+  """
+  blocks, crosses = config.num_blocks, config.num_cross_attends
+  per_block = config.num_self_attends_per_block
+  own = per_block * (1 if config.share_blocks else blocks)
+  own += 1 if config.share_cross_attends else crosses
+  if own > len(arrays):
+    raise ValueError(
+      'each layer must have an array of its own or more, got '
+      f'{own} layers and {len(arrays)} arrays'
+    )
+  num_numbers = sum(array.size for array in arrays.values())
+  largest = max(_sizes(config.to_dict()))
+  limit = max(num_numbers, _MAX_SIZE)
+  if largest > limit:
+    raise ValueError(
+      f'sizes must be at most {limit:,} with {num_numbers:,} parameters, got '
+      f'{largest:,}'
+    )
+  depth = per_block * blocks + crosses
+  if depth > num_numbers:
+    raise ValueError(
+      f'the layers, shared ones too, must be at most {num_numbers:,}, as many '
+      f'as there are parameters, got {depth:,}'
+    )
+
+
+def _sizes(encoded: Any) -> Iterator[int]:
+  """Yields every whole number of a config; of a tuple of them the product."""
+  if isinstance(encoded, dict):
+    for name, value in encoded.items():
+      if not name.endswith('_seed'):
+        yield from _sizes(value)
+  elif isinstance(encoded, list):
+    numbers = [value for value in encoded if type(value) is int]
+    yield math.prod(numbers)
+    for value in encoded:
+      yield from _sizes(value)
+  elif type(encoded) is int:
+    yield encoded
