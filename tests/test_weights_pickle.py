@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from haiku._src import data_structures
 
+from perceiver_jax.weights import pickles
 from perceiver_jax.weights.pickles import read_pickle, write_pickle
 
 _TREE = {
@@ -274,6 +275,10 @@ def test_extension_code_is_refused_by_its_name(tmp_path, monkeypatch):
     ({'a': {3: np.ones(2)}}, 'int in place of a name'),
     ({1: {'b': np.ones(2)}}, 'int in place of a name'),
     ({'params': {}, 'state': None}, 'NoneType in place of a mapping'),
+    (
+      {'params': _TREE, 'state': {}, 'step': 3, 'rng': {}},
+      "got 'rng', 'step' beside params and state",
+    ),
     ({'a': {'b': np.array(['x'])}}, "dtype 'U1'"),
     ({'a': {'b': np.array([None])}}, "dtype 'O8'"),
     ({'a': {'b': np.zeros(2, 'f4,i4')}}, "dtype 'V8'"),
@@ -293,6 +298,23 @@ def test_truncated_pickle_is_refused_by_the_name_of_its_file(
   data = pickle.dumps(_TREE)[:end]
   message = 'must be a pickle of Haiku mappings and arrays only'
   _assert_refused(tmp_path, monkeypatch, data, message)
+
+
+def test_error_without_a_text_is_named(tmp_path, monkeypatch):
+  def fail(unpickler, module, name):
+    raise MemoryError
+
+  monkeypatch.setattr(pickles._Unpickler, 'find_class', fail)
+  with pytest.raises(ValueError, match='arrays only, got: MemoryError'):
+    _read(tmp_path, pickle.dumps(_TREE))
+
+
+@pytest.mark.parametrize('protocol', [0, 1, 2])
+def test_arrays_of_old_protocols_are_refused_by_the_call(
+  tmp_path, monkeypatch, protocol
+):
+  data = pickle.dumps(_TREE, protocol)
+  _assert_refused(tmp_path, monkeypatch, data, 'for _codecs.encode;')
 
 
 def test_file_of_another_format_is_refused(tmp_path, monkeypatch):

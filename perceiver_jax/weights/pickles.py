@@ -22,7 +22,8 @@ def read_pickle(path: files.Path) -> tuple[Params, State]:
 
   Args:
     path: of a pickle of {'params': params, 'state': state}, or of params alone,
-      each {module path: {name: array}}.
+      each {module path: {name: array}}; of protocol 3 or higher, since in older
+      ones arrays are calls of `_codecs.encode`.
 
   Returns:
     Both as plain dicts of NumPy arrays; the state is {} where there is none.
@@ -38,10 +39,14 @@ def read_pickle(path: files.Path) -> tuple[Params, State]:
     except Exception as error:  # Damaged bytes may raise anything.
       raise ValueError(
         f'{path} must be a pickle of Haiku mappings and arrays only, got: '
-        f'{error}'
+        f'{type(error).__name__}: {error}'
       ) from error
   try:
-    if isinstance(tree, Mapping) and set(tree) == {'params', 'state'}:
+    if isinstance(tree, Mapping) and tree.keys() >= {'params', 'state'}:
+      surplus = tree.keys() - {'params', 'state'}
+      if surplus:
+        names = ', '.join(sorted(map(repr, surplus)))
+        raise _NoParametersError(f'{names} beside params and state')
       return _arrays(tree['params']), _arrays(tree['state'])
     return _arrays(tree), {}
   except _NoParametersError as error:
@@ -53,6 +58,9 @@ def read_pickle(path: files.Path) -> tuple[Params, State]:
 
 def write_pickle(path: files.Path, params: Params, state: State) -> None:
   """Writes what `read_pickle` reads, as plain dicts of NumPy arrays.
+
+  `pickle.load` needs NumPy 1.26 or later, which knows where NumPy 2 has its
+  core.
 
   Raises:
     OSError: the file cannot be written.
