@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -407,6 +408,22 @@ def test_pytorch_file_says_that_it_needs_pytorch(saved, tmp_path, monkeypatch):
   message = 'ImportError: PyTorch must be installed for .*model.bin'
   with pytest.raises(SystemExit, match=message):
     _convert(saved, tmp_path / 'model.bin', '--to=huggingface')
+
+
+@pytest.mark.parametrize('version', ['2.5.1+cu124', '1.13.0', '2.5.0a0+git1'])
+def test_pytorch_that_a_file_can_make_run_anything_is_refused(
+  saved, tmp_path, monkeypatch, version
+):
+  torch = types.SimpleNamespace(__version__=version)
+  monkeypatch.setitem(sys.modules, 'torch', torch)
+  path = tmp_path / 'model.bin'
+  path.write_bytes(b'')
+  message = (
+    f'ImportError: PyTorch must be 2.6 or later to read {path}, .* '
+    f'got {re.escape(version)}'
+  )
+  with pytest.raises(SystemExit, match=message):
+    _convert(path, tmp_path / 'new', '--from=huggingface', '--preset=tiny')
 
 
 @pytest.mark.parametrize('convert', ['to_deepmind', 'to_huggingface'])

@@ -111,7 +111,7 @@ def load_huggingface(
     ValueError: the file is refused, or holds another model; the message names
       the file.
     OSError: there is no such file, or it cannot be read.
-    ImportError: it needs PyTorch, which is not installed.
+    ImportError: it needs PyTorch, which is not installed or before 2.6.
   """
   arrays = read_state_dict(path)
   return _from_huggingface(f'{path}', arrays, config, conv_kernels)

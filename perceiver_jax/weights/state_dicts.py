@@ -2,6 +2,7 @@
 
 `*.safetensors` need NumPy only; `*.bin` and `*.pt`, which are pickles, need
 PyTorch, and are read by it as weights only, so that nothing in them is run.
+Before version 2.6 that could be got around (CVE-2025-32434).
 """
 
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 from perceiver_jax.weights import files
 
 _PICKLES = ('.bin', '.pt')
+_SAFE_TORCH = (2, 6)
 
 
 def read_state_dict(path: files.Path) -> dict[str, np.ndarray]:
@@ -21,11 +23,18 @@ def read_state_dict(path: files.Path) -> dict[str, np.ndarray]:
   Raises:
     ValueError: the file is damaged, or holds anything but arrays by name.
     OSError: there is no such file, or it cannot be read.
-    ImportError: it needs PyTorch, which is not installed.
+    ImportError: it needs PyTorch, which is not installed or before 2.6.
   """
   if not _is_pickle(path):
     return files.read_safetensors(path)[0]
   torch = _torch(path)
+  version = tuple(map(int, torch.__version__.split('.')[:2]))
+  if version < _SAFE_TORCH:
+    raise ImportError(
+      f'PyTorch must be 2.6 or later to read {path}, since before a file could '
+      'make it run anything (CVE-2025-32434), or take the .safetensors file '
+      f'instead; got {torch.__version__}.'
+    )
   with open(path, 'rb') as file:
     try:
       state_dict = torch.load(file, map_location='cpu', weights_only=True)
