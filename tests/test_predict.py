@@ -346,6 +346,23 @@ def test_clips_share_one_compilation_for_each_modality():
   assert functions.decode._cache_size() <= before + 3
 
 
+@pytest.mark.parametrize('batch_size', [2, 8])
+def test_clips_in_batches_are_those_one_by_one(batch_size, capsys):
+  model = tiny_models.autoencoder()
+  alone = predict.autoencode(model, *_clips(3), chunk_size=50)
+  assert 'step 27/27 (100%)' in capsys.readouterr().err
+  made = predict.autoencode(
+    model, *_clips(3), chunk_size=50, batch_size=batch_size
+  )
+  # Two clips and, twice, the third; or all three.
+  steps = {2: '18/18', 8: '9/9'}[batch_size]
+  assert f'step {steps} (100%)' in capsys.readouterr().err
+  difference = made.video.astype(int) - alone.video
+  assert np.abs(difference).max() <= 1
+  np.testing.assert_allclose(made.audio, alone.audio, atol=1e-5)
+  np.testing.assert_allclose(made.label_probs, alone.label_probs, atol=1e-6)
+
+
 def test_progress_of_chunks_is_shown(capsys):
   predict.autoencode(tiny_models.autoencoder(), *_clips(1), chunk_size=50)
   # 3 chunks of 128 pixels, 5 of 240 patches of audio, and the label.
@@ -367,6 +384,7 @@ def test_progress_of_chunks_is_shown(capsys):
       r'got \[3528, 1\]; resample or cut it',
     ),
     ({'chunk_size': 0}, 'chunk_size must be at least 1, got 0'),
+    ({'batch_size': 0}, 'batch_size must be at least 1, got 0'),
     (
       {'pretrained': tiny_models.images()},
       'the model must have video, audio and a label',

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tiny_models
 from PIL import Image
 
+import perceiver_jax
 from perceiver_jax.predict import media
 from perceiver_jax.predict.__main__ import main
 
@@ -145,6 +147,27 @@ def test_all_that_can_be_written_passes_the_check(tmp_path):
   for suffix in ('mp4', 'mkv', 'webm'):
     media.check_video_path(tmp_path / f'a.{suffix}')
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('command', 'model'),
+  [
+    ('classify MODEL a.png', tiny_models.images),
+    ('fill_mask MODEL [MASK]', tiny_models.text),
+    ('flow MODEL a.png a.png', lambda: tiny_models.flow(24, 32)),
+    ('autoencode MODEL a.mp4', tiny_models.autoencoder),
+  ],
+)
+def test_batch_size_of_a_command_is_obeyed(
+  command, model, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  perceiver_jax.save_pretrained('MODEL', *model())
+  media.write_image('a.png', np.zeros((24, 32, 3), np.uint8))
+  media.write_video('a.mp4', *_film(0.3), 50, 24_000)
+  message = 'batch_size must be at least 1, got 0'
+  with pytest.raises(SystemExit, match=message):
+    main([*command.split(), '--batch_size', '0'])
 
 
 def test_command_says_in_one_line_what_is_wrong(tmp_path):

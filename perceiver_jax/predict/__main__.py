@@ -47,6 +47,7 @@ def _classify(arguments: argparse.Namespace) -> None:
     pretrained,
     [media.read_image(path, channels) for path in arguments.images],
     class_names=_class_names(arguments),
+    batch_size=arguments.batch_size,
     top_k=arguments.top,
     size=arguments.size and tuple(arguments.size),
     colours=_colours(arguments),
@@ -61,7 +62,8 @@ def _fill_mask(arguments: argparse.Namespace) -> None:
   texts = arguments.texts
   if arguments.mask is not None:
     texts = [mask_part(text, arguments.mask) for text in texts]
-  for found in fill_mask(load_pretrained(arguments.model), *texts):
+  pretrained = load_pretrained(arguments.model)
+  for found in fill_mask(pretrained, *texts, batch_size=arguments.batch_size):
     print(found.text)
     print('  filled:', *(repr(part) for part in found.filled))
     print('  probabilities:', *(f'{prob:.3f}' for prob in found.probs))
@@ -93,7 +95,13 @@ def _autoencode(arguments: argparse.Namespace) -> None:
   clips = clips_of(pretrained)
   names = checked_names(_class_names(arguments), clips.num_classes)
   video, audio, sample_rate_hz = _read_clips(arguments, clips)
-  made = autoencode(pretrained, video, audio, chunk_size=arguments.chunk_size)
+  made = autoencode(
+    pretrained,
+    video,
+    audio,
+    chunk_size=arguments.chunk_size,
+    batch_size=arguments.batch_size,
+  )
   picture = pictures.autoencoding_picture(video, audio, made)
   media.write_image(arguments.output, picture)
   count = len(made.label_probs)
@@ -177,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     'texts', nargs='+', help='with [MASK] for each byte that is missing'
   )
   task.add_argument('--mask', help='instead: the part of each text to mask')
+  task.add_argument('--batch_size', type=int, default=8, help='texts at once')
   task = _task(tasks, 'flow', _flow, 'how far each pixel moves')
   task.add_argument('frame1', help='an image')
   task.add_argument('frame2', help='the next one, of the same size')
@@ -189,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
   task.add_argument('--reconstruction', help='a video file to write, .mp4')
   task.add_argument('--clips', type=int, default=1, help='how many at most')
   task.add_argument('--chunk_size', type=int, default=8192, help='queries')
+  task.add_argument('--batch_size', type=int, default=1, help='clips at once')
   task.add_argument('--class_names', help='a file with a name on each line')
   return parser
 
@@ -198,6 +208,7 @@ def _add_image_tasks(tasks: argparse._SubParsersAction) -> None:
   task.add_argument('images', nargs='+', help='JPEG, PNG, ...')
   task.add_argument('--class_names', help='a file with a name on each line')
   task.add_argument('--top', type=int, default=5, help='how many')
+  task.add_argument('--batch_size', type=int, default=8, help='images at once')
   _add_preparation(task)
   task = _task(tasks, 'attention', _attention, 'where a model looks')
   task.add_argument('image', help='JPEG, PNG, ...')

@@ -61,8 +61,9 @@ def autoencode(
   audio: np.ndarray,
   *,
   chunk_size: int = 8192,
+  batch_size: int = 1,
 ) -> Reconstruction:
-  """Compresses video and sound, and decodes them clip by clip.
+  """Compresses video and sound, and decodes them, clip by clip or several.
 
   The label of a clip is left open, and decoded too. Outputs are decoded in
   chunks of queries, so that memory does not grow with their number.
@@ -71,7 +72,9 @@ def autoencode(
     pretrained: an autoencoder of video, sound and label.
     video: uint8 [T, Y, X, C], of the size of the model's frames; whole clips.
     audio: floating point [S, c] in [-1, 1]: the samples of the same time.
-    chunk_size: queries that are decoded at once.
+    chunk_size: queries of a clip that are decoded at once.
+    batch_size: clips that go through the model at once, at most; for another
+      number of them it is compiled anew.
 
   Raises:
     ValueError: the model does something else, video and audio do not fit it or
@@ -82,37 +85,45 @@ def autoencode(
   """
   if chunk_size < 1:
     raise ValueError(f'chunk_size must be at least 1, got {chunk_size}.')
+  if batch_size < 1:
+    raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
   clips = clips_of(pretrained)
   video, audio = np.asarray(video), np.asarray(audio)
   count = _checked_count(clips, pretrained, video, audio)
   decoder = _Decoder(pretrained, chunk_size)
   frames = video.reshape(count, clips.num_frames, *video.shape[1:])
   sounds = audio.reshape(count, clips.num_samples, -1)
+  batch_size = min(batch_size, count)
+  starts = range(0, count, batch_size)
   parts = []
   with Progress(
-    count * decoder.num_steps, chunk_size, unit='queries'
+    len(starts) * decoder.num_steps, batch_size * chunk_size, unit='queries'
   ) as progress:
-    for index in range(count):
-      inputs = {
-        clips.names[VideoOutput]: frames[index].astype(np.float32) / 255.0,
-        clips.names[AudioOutput]: sounds[index].astype(np.float32),
-        clips.names[LabelOutput]: np.zeros(clips.num_classes, np.float32),
-      }
-      batch = {name: array[None] for name, array in inputs.items()}
-      steps = decoder.outputs(batch)
-      done = index * decoder.num_steps
+    done = 0
+    for start in starts:
+      # The last batch is filled up with the last clip.
+      batch = np.minimum(np.arange(start, start + batch_size), count - 1)
       outputs: dict[str, list[np.ndarray]] = {}
-      for step, (name, array) in enumerate(steps, start=done + 1):
+      for name, array in decoder.outputs(
+        {
+          clips.names[VideoOutput]: frames[batch].astype(np.float32) / 255.0,
+          clips.names[AudioOutput]: sounds[batch].astype(np.float32),
+          clips.names[LabelOutput]: np.zeros(
+            (batch_size, clips.num_classes), np.float32
+          ),
+        }
+      ):
         outputs.setdefault(name, []).append(array)
-        progress.update(step)
+        done += 1
+        progress.update(done)
       parts.append(
-        {name: np.concatenate(arrays) for name, arrays in outputs.items()}
+        {name: np.concatenate(arrays, 1) for name, arrays in outputs.items()}
       )
-  return _reconstruction(clips, parts, video.shape)
+  return _reconstruction(clips, parts, video.shape, count)
 
 
 class _Decoder:
-  """Encodes a clip, and decodes it in chunks of one size for a modality."""
+  """Encodes clips, and decodes them in chunks of one size for a modality."""
 
   def __init__(self, pretrained: Pretrained, chunk_size: int):
     self._weights = pretrained.params, pretrained.state, None
@@ -146,8 +157,8 @@ class _Decoder:
       for chunk in chunks:
         outputs = self._decoded(latents, name, chunk)
         # Audio gives several samples for a query.
-        per_query = len(outputs) // len(chunk)
-        yield name, outputs[: left * per_query]
+        per_query = outputs.shape[1] // len(chunk)
+        yield name, outputs[:, : left * per_query]
         left -= len(chunk)
 
   def _decoded(
@@ -155,8 +166,7 @@ class _Decoder:
   ) -> np.ndarray:
     queries = {name: chunk}
     outputs, _ = self._functions.decode(*self._weights, latents, queries)
-    # The batch is of one clip; a label stays a row.
-    return np.asarray(outputs[name] if chunk is None else outputs[name][0])
+    return np.asarray(outputs[name])
 
 
 def clips_of(pretrained: Pretrained) -> Clips:
@@ -241,14 +251,17 @@ def _checked_count(
 
 
 def _reconstruction(
-  clips: Clips, parts: list[dict[str, np.ndarray]], shape: tuple[int, ...]
+  clips: Clips,
+  parts: list[dict[str, np.ndarray]],
+  shape: tuple[int, ...],
+  count: int,
 ) -> Reconstruction:
   def joined(kind: type[Config]) -> np.ndarray:
-    return np.concatenate([part[clips.names[kind]] for part in parts])
+    return np.concatenate([part[clips.names[kind]] for part in parts])[:count]
 
   pixels = np.clip(joined(VideoOutput).reshape(shape), 0.0, 1.0)
   return Reconstruction(
     np.round(pixels * 255.0).astype(np.uint8),
-    joined(AudioOutput),
+    np.concatenate(joined(AudioOutput)),
     np.asarray(jax.nn.softmax(joined(LabelOutput))),
   )
