@@ -1,5 +1,9 @@
 """Files are read and written as they are meant, by other programs too."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tiny_models
@@ -168,6 +172,24 @@ def test_batch_size_of_a_command_is_obeyed(
   message = 'batch_size must be at least 1, got 0'
   with pytest.raises(SystemExit, match=message):
     main([*command.split(), '--batch_size', '0'])
+
+
+@pytest.mark.parametrize('module', ['cv2', 'imageio_ffmpeg', 'matplotlib'])
+def test_command_without_its_extra_names_it_in_one_line(module, tmp_path):
+  # Python imports this file by itself when it starts.
+  hidden = f'import sys\nsys.modules[{module!r}] = None\n'
+  (tmp_path / 'sitecustomize.py').write_text(hidden)
+  path = os.pathsep.join([str(tmp_path), *sys.path])
+  done = subprocess.run(
+    [sys.executable, '-m', 'perceiver_jax.predict', '--help'],
+    env=os.environ | {'PYTHONPATH': path},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  (line,) = done.stderr.splitlines()
+  assert 'needs the extra [predict]' in line and module in line
 
 
 def test_command_says_in_one_line_what_is_wrong(tmp_path):

@@ -4,6 +4,19 @@ The functions take plain arrays and strings; `python -m perceiver_jax.predict`
 takes files. They need the extra `[predict]`.
 """
 
+try:
+  # All of the extra, lest what `[train]` lacks of it is missed only later.
+  import cv2 as _cv2  # noqa: F401
+  import imageio_ffmpeg as _imageio_ffmpeg  # noqa: F401
+  import matplotlib as _matplotlib  # noqa: F401
+except ModuleNotFoundError as error:
+  # In this name, `python -m` shows one line instead of a traceback.
+  raise ModuleNotFoundError(
+    "perceiver_jax.predict needs the extra [predict], pip install '.[predict]' "
+    f'where the package lies: {error}',
+    name=__name__,
+  ) from error
+
 from perceiver_jax.predict.attention import image_attention as image_attention
 from perceiver_jax.predict.autoencoding import Reconstruction as Reconstruction
 from perceiver_jax.predict.autoencoding import autoencode as autoencode
