@@ -285,7 +285,12 @@ def _assert_close(actual, recorded, subject, factor):
   assert error <= tolerance, f'{subject}: {error} > {tolerance}'
 
 
-@pytest.mark.parametrize('jit', [True, False], ids=['scan-jit', 'unroll-eager'])
+@pytest.mark.parametrize(
+  'jit',
+  # One operation after the other takes long.
+  [True, pytest.param(False, marks=pytest.mark.slow)],
+  ids=['scan-jit', 'unroll-eager'],
+)
 @pytest.mark.parametrize(('case', 'mode'), _CASES)
 def test_model_reproduces_recorded_numbers(case, mode, jit):
   recorded = _Recorded(case, mode)

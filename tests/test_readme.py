@@ -61,6 +61,7 @@ def test_readme_has_the_commands_that_ci_runs():
   )
 
 
+@pytest.mark.slow
 def test_short_train_commands_of_the_readme_run(tmp_path):
   short = TRAIN_COMMANDS[1:]
   assert len(short) == 3

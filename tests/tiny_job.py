@@ -112,10 +112,7 @@ def all_steps(data_dir) -> dict[str, np.ndarray]:
       data_dir, ConvEmbedding(channels=4), task=task
     )
   else:
-    configs['mixed'] = tiny_config(data_dir, task=task)
-    configs['accumulated'] = tiny_config(
-      data_dir, task=task, accumulation_steps=4
-    )
+    configs['accumulated'] = tiny_config(data_dir, accumulation_steps=4)
   arrays = {}
   for name, config in configs.items():
     config.optimizer = Sgd(
