@@ -36,6 +36,19 @@ def perceiver_imagenet_fourier(
   Accuracy: 78.0 %; not shared: 72.9 %.
   Source: [1] section 4.1, tables 1 and 7, appendix C.
 
+  What [1] leaves open or contradicts, and what was chosen here:
+
+  - Heads of a self-attend: not given for this model; 8, as in the ablations of
+    appendix B and in the published code.
+  - Sharing "all but the first cross-attend and latent Transformer" may leave
+    the first latent transformer its own weights or not. It shares them: that
+    gives the 44.9 million parameters of the paper, the other reading 82.7.
+  - With one cross-attend, table 6 prints 41.1 and 42.1 million parameters for
+    the same model; it has 42.1.
+  - Scale of the initial latents: 0.02, from appendix C. Of others, the text of
+    appendix B says that 1 or more may be unstable, the caption of figure 6 that
+    0.1 diverged.
+
   Args:
     share_weights: whether cross-attends 2 to 8 share one set of weights and
       all latent transformers another.
@@ -96,7 +109,10 @@ def perceiver_io_imagenet_learned(
 ) -> PerceiverConfig:
   """Describes Perceiver IO with learned positions: no knowledge of 2D.
 
-  The published decoder does not add its query to what it reads.
+  The published decoder does not add its query to what it reads. Hugging Face's
+  code does, with the same weights; the notebook's choice is kept here, and no
+  run of the published weights has settled it. `as_huggingface` in
+  `perceiver_jax.weights.huggingface` makes the other.
 
   Parameters: 62,255,848; average decoder: 55,951,080.
   FLOPs: 478,038,933,504; average decoder: 475,880,964,096. The paper prints

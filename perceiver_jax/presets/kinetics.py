@@ -38,7 +38,10 @@ def perceiver_io_kinetics_autoencoding() -> PerceiverConfig:
   where they differ: 1,920 patches of audio (the paper's 50,657 inputs imply
   480), 32 bands for video and 192 for audio (the paper: 64 in all settings),
   the highest frequencies being those of the samples for audio, and of patches
-  for video. Outputs have coordinates that leave out the end point.
+  for video. Positions of video and audio thus have 195 and 385 channels
+  (appendix I: 387 and 385), and a token is padded by 461 and 303 learned ones
+  (appendix I: 317 and 319, which leave no room for the content). Outputs have
+  coordinates that leave out the end point.
   """
   audio = FourierPositions(num_bands=192, max_resolution=(_NUM_SAMPLES,))
   video = FourierPositions(num_bands=32, max_resolution=(16, 56, 56))

@@ -24,7 +24,8 @@ _GLUE_CLASSES = {
 def perceiver_io_language_bytes() -> PerceiverConfig:
   """Describes the masked language model on 2,048 bytes of UTF-8.
 
-  Ids are those of `BytesTokenizer`. Give the mask of what is not padding as
+  Ids are those of `BytesTokenizer`: 256 bytes and 6 special tokens as in the
+  notebook, where [2] says 4. Give the mask of what is not padding as
   `input_mask`; `queries` may be the masked positions alone.
 
   Parameters: 201,108,230 (the paper: 201 million).
