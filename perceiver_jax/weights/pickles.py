@@ -69,7 +69,7 @@ def write_pickle(path: files.Path, params: Params, state: State) -> None:
 
   def write(part):
     with part.open('wb') as file:
-      # The protocol of the published files, which any Python 3 reads.
+      # The lowest in which an array is made of bytes; any Python 3 reads it.
       pickle.dump(trees if state else trees['params'], file, protocol=3)
 
   files.write_whole(path, write)
