@@ -61,6 +61,14 @@ def no_type_checks_where_input_is_refused(request):
   jaxtyping.config.update('jaxtyping_disable', is_off)
 
 
+@pytest.fixture
+def same_precision():
+  """Takes back what the test makes of the precision of products."""
+  before = jax.config.jax_default_matmul_precision
+  yield
+  jax.config.update('jax_default_matmul_precision', before)
+
+
 @pytest.fixture(scope='module')
 def fast_compilation(tmp_path_factory):
   """Compiles fast and keeps the results, here and in subprocesses.

@@ -148,6 +148,7 @@ def test_command_that_cannot_work_is_refused(
     main(command.split())
 
 
+@pytest.mark.usefixtures('same_precision')
 def test_python_of_the_page_runs(files, monkeypatch, capsys):
   monkeypatch.chdir(files)
   names = {}
