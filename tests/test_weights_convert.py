@@ -464,7 +464,7 @@ def test_command_runs_as_the_documentation_says(tmp_path):
 def test_commands_of_the_documentation_are_right():
   parser, convert = command._parsers()
   commands = re.findall(r'^python -m perceiver_jax.weights (.*)', _DOCS, re.M)
-  assert len(commands) == 4
+  assert len(commands) == 7
   for line in commands:
     command._check(convert, parser.parse_args(shlex.split(line)))
   named = re.findall(r'`(perceiver_io_\w+)`', _DOCS)
@@ -477,20 +477,23 @@ def _save_random(path, config):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('same_precision')
 def test_python_of_the_documentation_runs_at_full_size(tmp_path, monkeypatch):
   image = pytest.importorskip('PIL.Image')
   pytest.importorskip('transformers')
   monkeypatch.chdir(tmp_path)
   _save_random('language.safetensors', presets.perceiver_io_language_bytes())
   _save_random('fourier.safetensors', presets.perceiver_io_imagenet_fourier())
-  image.new('RGB', (640, 480), 'red').save('000000039769.jpg')
-  _, text_check, image_check = re.findall(
+  _save_random('flow.safetensors', presets.perceiver_io_optical_flow())
+  image.new('RGB', (640, 480), 'red').save('000000039769.png')
+  image.new('RGB', (1024, 436), 'red').save('sintel.png')
+  _, text_check, image_check, flow_check = re.findall(
     r'```python\n(.*?)```', _DOCS, re.DOTALL
   )
   names = {}
   exec(text_check, names)
   assert names['logits'].shape == (1, 2048, 262)
-  assert names['tokenizer'].decode(names['ids'][:52]) == names['text'][:51]
+  assert names['tokenizer'].decode(names['ids'][:60]) == names['text'][:51]
   assert names['text'][51:] == ' missing.'
   exec(image_check, names)
   assert names['logits'].shape == (1, 1000)
@@ -498,6 +501,9 @@ def test_python_of_the_documentation_runs_at_full_size(tmp_path, monkeypatch):
   np.testing.assert_allclose(
     names['images'][0, 5, 5], [2.249, -2.036, -1.804], atol=0.03
   )
+  exec(flow_check, names)
+  assert names['flow'].shape == (1, 368, 496, 2)
+  np.testing.assert_array_equal(names['frame'][0, 0], [1, -1, -1])
   for path in tmp_path.glob('*.safetensors'):
     path.unlink()
 
