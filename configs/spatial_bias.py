@@ -8,7 +8,7 @@ array loses them.
 
   python train.py --config=configs/spatial_bias.py:conv_permuted \
     --workdir=runs/conv_permuted
-  python benchmarks/spatial_bias.py  # all of them: docs/spatial_bias.md
+  python benchmarks/spatial_bias.py  # all of them, and a table
 
 Variants: fourier, learned, conv (the published stem), patches (2 x 2); each
 also with _permuted, and then each also with _io, an attention decoder instead
@@ -22,7 +22,7 @@ large images instead:
 
 (for learned also its size, --config.model.inputs.positions.grid=32,32.)
 
-Hardware, time and results: docs/spatial_bias.md.
+Results: the whole study has NOT YET BEEN RUN.
 """
 
 import itertools
