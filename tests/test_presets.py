@@ -4,7 +4,6 @@
 name or a shape that changes there breaks every checkpoint.
 """
 
-import inspect
 import json
 import math
 import pathlib
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_configs import FULL_PRESETS
 
 import perceiver_jax
 from perceiver_jax import presets
@@ -37,20 +37,6 @@ _TRAINING_QUERIES = {
   'image': np.arange(512),
   'label': None,
 }
-
-
-def _variants():
-  """Every preset, and again with each of its switches flipped."""
-  for name, preset in inspect.getmembers(presets, inspect.isfunction):
-    if not preset.__module__.startswith(presets.__name__):
-      continue
-    yield name, preset()
-    for switch, parameter in inspect.signature(preset).parameters.items():
-      value = not parameter.default
-      yield f'{name}.{switch}={value}', preset(**{switch: value})
-
-
-_PRESETS = dict(_variants())
 
 
 def _tree(config):
@@ -79,10 +65,10 @@ def _json(golden):
   return f'{lines}\n'
 
 
-@pytest.mark.parametrize('name', _PRESETS)
+@pytest.mark.parametrize('name', FULL_PRESETS)
 def test_parameters_of_preset_are_the_golden_ones(name, request):
   path = _GOLDEN / f'{name}.json'
-  tree = _tree(_PRESETS[name])
+  tree = _tree(FULL_PRESETS[name])
   if request.config.getoption('--update-golden'):
     path.parent.mkdir(exist_ok=True)
     path.write_text(_json(tree))
@@ -90,12 +76,12 @@ def test_parameters_of_preset_are_the_golden_ones(name, request):
 
 
 def test_every_golden_tree_belongs_to_a_preset():
-  assert {path.stem for path in _GOLDEN.glob('*.json')} == set(_PRESETS)
+  assert {path.stem for path in _GOLDEN.glob('*.json')} == set(FULL_PRESETS)
 
 
-@pytest.mark.parametrize('name', _PRESETS)
+@pytest.mark.parametrize('name', FULL_PRESETS)
 def test_preset_is_valid_and_survives_json(name):
-  config = _PRESETS[name]
+  config = FULL_PRESETS[name]
   config.validate()
   assert perceiver_jax.config.from_json(config.to_json()) == config
 
@@ -123,7 +109,7 @@ _AVERAGE = 'use_attention_decoder=False'
   ],
 )
 def test_preset_has_the_published_number_of_parameters(name, num_params):
-  assert perceiver_jax.count_params(_PRESETS[name]) == num_params
+  assert perceiver_jax.count_params(FULL_PRESETS[name]) == num_params
 
 
 def test_conv_preset_keeps_258_batch_statistics():
@@ -145,7 +131,7 @@ def test_conv_preset_keeps_258_batch_statistics():
   ],
 )
 def test_flops_of_preset_are_the_published_ones(name, billions):
-  flops = perceiver_jax.count_flops(_PRESETS[name], _IMAGE)
+  flops = perceiver_jax.count_flops(FULL_PRESETS[name], _IMAGE)
   assert flops == pytest.approx(billions * 1e9, rel=0.01)
 
 
@@ -158,14 +144,14 @@ def test_flops_of_preset_are_the_published_ones(name, billions):
   ],
 )
 def test_flops_of_audioset_presets_are_the_published_ones(name, billions):
-  flops = perceiver_jax.count_flops(_PRESETS[name], _CLIP)
+  flops = perceiver_jax.count_flops(FULL_PRESETS[name], _CLIP)
   assert flops == pytest.approx(billions * 1e9, rel=0.005)
 
 
 def test_perceiver_of_table_10_has_its_size_and_flops():
   # [2] also trained the original Perceiver with one cross-attend.
   for name, flops in [('raw', 52.3e9), ('mel', 60.7e9)]:
-    config = _PRESETS[f'perceiver_audioset_{name}_video'].copy()
+    config = FULL_PRESETS[f'perceiver_audioset_{name}_video'].copy()
     config.latent_channels = 512
     config.num_cross_attends = config.num_blocks = 1
     config.num_self_attends_per_block = 12
@@ -206,7 +192,7 @@ def test_perceiver_of_table_10_has_its_size_and_flops():
 def test_inputs_of_preset_become_the_published_tokens(
   name, inputs, queries, num_inputs, channels, flops
 ):
-  config = _PRESETS[f'perceiver_{name}']
+  config = FULL_PRESETS[f'perceiver_{name}']
   tokens = jax.eval_shape(_tokens(config.inputs), inputs)
   assert (tokens.num_tokens, tokens.num_channels) == (num_inputs, channels)
   assert config.inputs.num_channels == channels
@@ -272,4 +258,4 @@ def test_flops_of_preset_follow_the_formulas(
   expected = before + _closed_form(
     tokens, channels, crosses=crosses, attention_decoder=attention_decoder
   )
-  assert perceiver_jax.count_flops(_PRESETS[name], _IMAGE) == expected
+  assert perceiver_jax.count_flops(FULL_PRESETS[name], _IMAGE) == expected
