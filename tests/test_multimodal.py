@@ -1,4 +1,4 @@
-"""Several modalities at once, and what holds for every input modality."""
+"""Several modalities at once; see also `test_properties`."""
 
 import functools
 
@@ -24,7 +24,7 @@ from perceiver_jax.modalities.multimodal import (
 from perceiver_jax.modalities.points import PointsInput
 from perceiver_jax.modalities.text import TextInput
 from perceiver_jax.modalities.video import VideoInput, VideoOutput
-from perceiver_jax.model import AttentionDecoder, PerceiverConfig, Precision
+from perceiver_jax.model import AttentionDecoder, PerceiverConfig
 
 _BANDS = FourierPositions(num_bands=2)
 
@@ -74,7 +74,7 @@ _MODALITIES = {
 }
 
 
-def _config(inputs, **fields):
+def _config(inputs):
   return PerceiverConfig(
     inputs=inputs,
     outputs=LabelOutput(num_classes=5),
@@ -83,7 +83,6 @@ def _config(inputs, **fields):
     num_blocks=1,
     num_self_attends_per_block=1,
     decoder=AttentionDecoder(query_channels=6),
-    **fields,
   )
 
 
@@ -107,18 +106,8 @@ def _built(name):
   return perceiver, apply, params, inputs, apply(params, None, inputs)
 
 
-@pytest.mark.parametrize('name', _MODALITIES)
-def test_items_of_a_batch_are_independent(name):
-  _, apply, params, inputs, outputs = _built(name)
-  other = jax.tree.map(lambda a: np.stack([a[0], a[1] + 1.0]), inputs)
-  other = apply(params, None, other)
-  np.testing.assert_allclose(other[0], outputs[0], atol=1e-5)
-  assert np.abs(other[1] - outputs[1]).max() > 1e-5
-
-
-@pytest.mark.parametrize('name', _MODALITIES)
-def test_every_gradient_is_finite(name):
-  perceiver, _, params, inputs, _ = _built(name)
+def test_every_gradient_is_finite_in_training():
+  perceiver, _, params, inputs, _ = _built('multimodal')
 
   def loss(params, inputs):
     outputs = perceiver.apply(
@@ -157,15 +146,6 @@ def test_without_any_token_outputs_are_finite_and_ignore_the_inputs(
   assert np.all(np.isfinite(masked))
   np.testing.assert_allclose(masked[1], outputs[1], atol=1e-5)
   assert np.any(masked[0] != outputs[0])
-
-
-@pytest.mark.parametrize('name', ['multimodal', 'spectrogram'])
-def test_bfloat16_is_close_to_float32(name):
-  _, _, params, inputs, outputs = _built(name)
-  config = _config(_MODALITIES[name][0], precision=Precision.BFLOAT16)
-  actual = jax.jit(perceiver_jax.build(config).apply)(params, None, inputs)
-  assert actual.dtype == jnp.float32
-  np.testing.assert_allclose(actual, outputs, atol=0.1 * np.std(outputs))
 
 
 def test_jit_equals_eager_and_masks_are_one_or_a_dict():
