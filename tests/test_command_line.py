@@ -297,7 +297,7 @@ def test_mistake_ends_the_program_with_one_line(arguments, message, tmp_path):
   assert ended.stdout == ''
   assert message in ended.stderr
   assert ended.stderr.count('\n') == 1, ended.stderr
-  assert not list(tmp_path.iterdir())
+  assert not list(tmp_path.glob('run/*'))
 
 
 def test_evaluation_needs_a_checkpoint(tmp_path, digits_dir):

@@ -14,7 +14,7 @@ from perceiver_jax.config import from_dict
 from perceiver_jax.data.base import train_batches
 from perceiver_jax.progress import Progress
 from perceiver_jax.training import parallel
-from perceiver_jax.training.checkpoint import Checkpointer
+from perceiver_jax.training.checkpoint import Checkpointer, check_writable
 from perceiver_jax.training.compatibility import (
   check_config,
   config_differences,
@@ -61,6 +61,8 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
   """
   is_primary = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
+    # Before the data, which the first use may have to prepare.
+    check_writable(workdir)
     job = make_job(config)
     checkpointer = stack.enter_context(
       config.checkpoint.make(workdir, config.to_json())
