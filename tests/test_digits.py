@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+import numpy as np
 import pytest
 
 from perceiver_jax.training import loop
@@ -11,19 +12,19 @@ PATH = pathlib.Path(__file__).parents[1] / 'configs' / 'digits.py'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', [0, 1, 2])
-def test_digits_reach_97_percent_in_any_order_of_pixels(
-  digits_dir, tmp_path, seed
-):
+def test_digits_reach_97_percent_in_any_order_of_pixels(digits_dir, tmp_path):
   spec = importlib.util.spec_from_file_location('digits', PATH)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  accuracies = []
+  means = []
   for variant in ('', 'permuted'):
-    config = module.get_config(variant)
-    config.data.data_dir = digits_dir
-    config.seed = seed
-    metrics = loop.train(config, tmp_path / variant)
-    accuracies.append(metrics['top_1_accuracy'])
-  assert min(accuracies) >= 0.97
-  assert abs(accuracies[0] - accuracies[1]) <= 0.01
+    accuracies = []
+    for seed in range(3):
+      config = module.get_config(variant)
+      config.data.data_dir = digits_dir
+      config.seed = seed
+      metrics = loop.train(config, tmp_path / f'{variant}_{seed}')
+      accuracies.append(metrics['top_1_accuracy'])
+    assert min(accuracies) >= 0.97
+    means.append(np.mean(accuracies))
+  assert abs(means[0] - means[1]) <= 0.01
