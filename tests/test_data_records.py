@@ -38,12 +38,12 @@ class TinyDigits(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    return {'train': self._examples(0, 37), 'test': self._examples(100, 11)}
+    return {
+      'train': self._generate_examples(0, 37),
+      'test': self._generate_examples(100, 11),
+    }
 
-  def _generate_examples(self):
-    raise NotImplementedError
-
-  def _examples(self, first, count):
+  def _generate_examples(self, first, count):
     rng = np.random.default_rng(first)
     for number in range(first, first + count):
       image = rng.integers(0, 256, [4, 5, 3], np.uint8)

@@ -41,8 +41,7 @@ class RandAugment(Config):
 
   def validate(self) -> None:
     super().validate()
-    if self.num_layers < 1:
-      raise ValueError(f'num_layers must be at least 1, got {self.num_layers}.')
+    self._validate_at_least(1, 'num_layers')
     if not 0 <= self.magnitude <= _MAX_MAGNITUDE:
       raise ValueError(
         f'magnitude must be in 0..{_MAX_MAGNITUDE:g}, got {self.magnitude}.'

@@ -5,9 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from perceiver_jax.arrays import InputMask, QueryMask
+from perceiver_jax.arrays import AnyArray, InputMask, QueryMask
 from perceiver_jax.config import Config
 from perceiver_jax.nn.tokens import Tokens
 
@@ -210,6 +210,31 @@ def check_mask(subject: str, mask: Any, shape: tuple[int, int]) -> None:
     )
   if mask.dtype != bool:
     raise TypeError(f'{subject} must be boolean, got {mask.dtype}.')
+
+
+def check_set(
+  subject: str, inputs: Num[AnyArray, '...'], num_channels: int
+) -> Array:
+  """Checks and returns a set of vectors for each example.
+
+  Args:
+    subject: what the vectors are called.
+    inputs: should be [B, M, num_channels], floating point, with M at least 1.
+    num_channels: of a vector.
+
+  Raises:
+    ValueError: they have another shape.
+    TypeError: they are not floating point.
+  """
+  shape = inputs.shape
+  if len(shape) != 3 or shape[2] != num_channels or not shape[1]:
+    raise ValueError(
+      f'{subject} must have shape [B, M, {num_channels}] with M at least 1, '
+      f'got {list(shape)}.'
+    )
+  if not jnp.issubdtype(inputs.dtype, jnp.floating):
+    raise TypeError(f'{subject} must be floating point, got {inputs.dtype}.')
+  return jnp.asarray(inputs)
 
 
 def _check_single(subject: str, mask: Any, config: Config) -> None:

@@ -8,7 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import AnyArray
-from perceiver_jax.modalities.base import InputConfig, InputModality
+from perceiver_jax.modalities.base import (
+  InputConfig,
+  InputModality,
+  check_set,
+)
 from perceiver_jax.modalities.queried_by_inputs import (
   QueriedByInputs,
   QueriedByInputsModality,
@@ -59,15 +63,7 @@ class EntitiesModality(hk.Module):
   ) -> Tokens:
     del is_training
     config = self._config
-    shape = inputs.shape
-    if len(shape) != 3 or shape[2] != config.num_features or not shape[1]:
-      raise ValueError(
-        f'entities must have shape [B, M, {config.num_features}] with M at '
-        f'least 1, got {list(shape)}.'
-      )
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-      raise TypeError(f'entities must be floating point, got {inputs.dtype}.')
-    entities = jnp.asarray(inputs)
+    entities = check_set('entities', inputs, config.num_features)
     if config.embedding_channels is not None:
       embed = hk.Linear(config.embedding_channels, name='embedding')
       entities = embed(entities)

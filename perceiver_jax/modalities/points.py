@@ -5,10 +5,10 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from perceiver_jax.arrays import AnyArray
-from perceiver_jax.modalities.base import InputConfig
+from perceiver_jax.modalities.base import InputConfig, check_set
 from perceiver_jax.nn.positions import fourier_features_of_data, fourier_note
 from perceiver_jax.nn.tokens import Tokens
 
@@ -73,21 +73,10 @@ class PointsModality(hk.Module):
   ) -> Tokens:
     del is_training
     config = self._config
-    points = self._checked(inputs)
+    channels = config.num_coordinates + config.num_features
+    points = check_set('points', inputs, channels)
     coordinates, features = jnp.split(points, [config.num_coordinates], axis=-1)
     positions = fourier_features_of_data(
       coordinates, config.num_bands, config.max_frequency
     )
     return Tokens(jnp.concatenate([features, positions], axis=-1))
-
-  def _checked(self, points: Float[AnyArray, 'B M K']) -> Array:
-    config = self._config
-    channels = config.num_coordinates + config.num_features
-    if points.ndim != 3 or points.shape[-1] != channels or not points.shape[1]:
-      raise ValueError(
-        f'points must have shape [B, M, {channels}] with M at least 1, '
-        f'got {list(points.shape)}.'
-      )
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-      raise TypeError(f'points must be floating point, got {points.dtype}.')
-    return jnp.asarray(points)
