@@ -11,9 +11,8 @@ import pathlib
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from tiny_configs import FULL_PRESETS
+from tiny_configs import FULL_PRESETS, KINETICS, KINETICS_QUERIES
 
 import perceiver_jax
 from perceiver_jax import presets
@@ -27,16 +26,6 @@ _GOLDEN = pathlib.Path(__file__).parent / 'golden'
 _IMAGE = _floats(1, 224, 224, 3)
 _SOUND = _floats(1, 61_440, 1)
 _CLIP = {'audio': _SOUND, 'video': _floats(1, 32, 224, 224, 3)}
-_KINETICS = {
-  'audio': _floats(1, 30_720, 1),
-  'image': _floats(1, 16, 224, 224, 3),
-  'label': _floats(1, 700),
-}
-_TRAINING_QUERIES = {
-  'audio': np.arange(512),
-  'image': np.arange(512),
-  'label': None,
-}
 
 
 def _tree(config):
@@ -173,15 +162,15 @@ def test_perceiver_of_table_10_has_its_size_and_flops():
     ('io_starcraft', _floats(1, 512, 256), None, 512, 128, 677_380_096),
     (
       'io_kinetics_autoencoding',
-      _KINETICS,
-      _TRAINING_QUERIES,
+      KINETICS,
+      KINETICS_QUERIES,
       52_097,
       704,
       260_075_419_664,
     ),
     (
       'io_kinetics_autoencoding',
-      _KINETICS,
+      KINETICS,
       None,
       52_097,
       704,

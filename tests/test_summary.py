@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-import test_presets
+from tiny_configs import FULL_PRESETS, KINETICS, KINETICS_QUERIES
 
 import perceiver_jax
 from perceiver_jax import presets
@@ -12,8 +12,6 @@ from perceiver_jax.modalities.image import (
   FourierPositions,
   ImageInput,
 )
-
-_PRESETS = test_presets._PRESETS
 
 
 @pytest.mark.parametrize(
@@ -31,7 +29,7 @@ _PRESETS = test_presets._PRESETS
   ],
 )
 def test_stages_add_up_to_the_model(name):
-  config = _PRESETS[name]
+  config = FULL_PRESETS[name]
   inputs = config.inputs.example()
   stages = perceiver_jax.summary(config, inputs)
   assert stages.num_params == perceiver_jax.count_params(config)
@@ -68,7 +66,7 @@ def test_summary_tells_where_50176_x_261_comes_from():
 
 def test_summary_tells_the_modalities_apart():
   config = presets.perceiver_io_kinetics_autoencoding()
-  lines = _lines(config, test_presets._KINETICS)
+  lines = _lines(config, KINETICS)
   for line in [
     'inputs image [1, 16, 224, 224, 3] float32',
     'tokens audio [1, 1920, 704] samples 16 + Fourier features 385 + learned '
@@ -84,9 +82,7 @@ def test_summary_tells_the_modalities_apart():
 
 def test_summary_of_some_outputs_is_that_of_training():
   config = presets.perceiver_io_kinetics_autoencoding()
-  stages = perceiver_jax.summary(
-    config, test_presets._KINETICS, test_presets._TRAINING_QUERIES
-  )
+  stages = perceiver_jax.summary(config, KINETICS, KINETICS_QUERIES)
   assert stages.flops == 260_075_419_664
   shapes = {stage.name: stage.shape for stage in stages.stages}
   # 512 pixels, 512 patches of 16 samples, and the label.

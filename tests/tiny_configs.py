@@ -192,3 +192,15 @@ def _variants() -> Iterator[tuple[str, PerceiverConfig]]:
 
 FULL_PRESETS = dict(_variants())
 PRESETS = {name: shrunk(config) for name, config in FULL_PRESETS.items()}
+# The inputs and the training queries of `perceiver_io_kinetics_autoencoding` at
+# full size.
+KINETICS = {
+  'audio': jax.ShapeDtypeStruct((1, 30_720, 1), jnp.float32),
+  'image': jax.ShapeDtypeStruct((1, 16, 224, 224, 3), jnp.float32),
+  'label': jax.ShapeDtypeStruct((1, 700), jnp.float32),
+}
+KINETICS_QUERIES = {
+  'audio': np.arange(512),
+  'image': np.arange(512),
+  'label': None,
+}
