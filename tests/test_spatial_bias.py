@@ -43,7 +43,7 @@ def test_variants_differ_by_what_their_names_say():
 
 
 def test_table_has_means_and_what_a_permutation_costs():
-  cost = {'parameters': 12345, 'flops': 6.7e6, 'seconds': 10.0}
+  cost = {'parameters': 12345, 'flops': 6.7e6, 'cpu_seconds': 10.0}
   accuracies = {'conv': (0.9, 0.8), 'conv_permuted': (0.6, 0.7)}
   runs = [
     {'variant': variant, 'seed': seed, 'top_1_accuracy': accuracy} | cost
