@@ -133,9 +133,9 @@ def test_colours_are_normalised_each_by_its_mean_and_deviation(dtype):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'image': None}, r"must have 'image' and 'label', got \['label'\]"),
-    ({'label': None}, r"must have 'image' and 'label', got \['image'\]"),
-    ({'image': (4, 4)}, r'must have the axes \[Y, X, C\], got \(4, 4\)'),
+    ({'image': None}, r"the model takes, \['image'\], got \['label'\]"),
+    ({'label': None}, r"must have 'label', got \['image'\]"),
+    ({'image': (4, 4)}, r"'image' must have the axes \[Y, X, C\], got \(4, 4"),
     ({'label': (1,)}, r'one class or a distribution over the 6 .* \(1,\)'),
     ({'label': (5,)}, r'one class or a distribution over the 6 .* \(5,\)'),
   ],

@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pytest
 
 from perceiver_jax.tasks.report import (
   MISTAKES_FILE,
@@ -10,6 +11,7 @@ from perceiver_jax.tasks.report import (
   ClassReport,
 )
 
+RNG = np.random.default_rng(0)
 LABELS = np.array([0, 1, 1, 2, 2, 2])
 RANKS = np.array([0.0, 0.0, 3.0, 7.0, 4.0, 0.0])
 PREDICTED = np.array([0, 1, 2, 0, 1, 2])
@@ -59,6 +61,46 @@ def test_picture_shows_the_most_confident_mistakes_first(tmp_path):
   assert titles[:4] == [
     'cat  95%\nis owl', 'owl  60%\nis dog', 'dog  50%\nis owl', '',
   ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('arrays', 'drawn'),
+  [
+    ({'video': RNG.integers(256, size=(6, 3, 4, 4, 3))}, 'images'),
+    ({'points': RNG.normal(size=(6, 30, 3))}, 'collections'),
+    ({'audio': RNG.normal(size=(6, 600, 1))}, 'images'),
+  ],
+)
+def test_mistakes_of_other_kinds_are_drawn_as_well(arrays, drawn):
+  report = ClassReport(())
+  outcomes = {
+    'label': LABELS, 'rank': RANKS, 'predicted': PREDICTED,
+    'probability': PROBABILITIES,
+  }  # fmt: skip
+  report.observe(arrays, outcomes)
+  figure = report._figure()
+  assert [len(getattr(axes, drawn)) for axes in figure.axes] == [
+    1,
+    1,
+    1,
+    0,
+    0,
+    0,
+  ]
+
+
+def test_the_middle_frame_of_a_video_is_drawn():
+  report = ClassReport(())
+  videos = RNG.integers(256, size=(1, 5, 4, 4, 3))
+  report.observe(
+    {'audio': np.zeros((1, 9, 1)), 'video': videos},
+    {
+      'label': np.array([0]), 'rank': np.array([1.0]),
+      'predicted': np.array([1]), 'probability': np.array([0.5]),
+    },
+  )  # fmt: skip
+  (image,) = report._figure().axes[0].images
+  np.testing.assert_array_equal(image.get_array(), videos[0, 2])
 
 
 def test_only_the_most_confident_of_many_mistakes_are_kept(tmp_path):

@@ -1,4 +1,4 @@
-"""Image classification: softmax cross-entropy, top-1 and top-5 accuracy."""
+"""Classification: softmax cross-entropy, top-1 and top-5 accuracy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,27 +11,28 @@ from jaxtyping import Array, Float, Int
 
 from perceiver_jax.arrays import AnyArray, Rng
 from perceiver_jax.build import build_with_state
+from perceiver_jax.modalities.image import ImageInput
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.tasks.base import Batch, Metrics, Outcomes, Task, TaskConfig
+from perceiver_jax.tasks.inputs import IMAGE, model_inputs, validate_arrays
 from perceiver_jax.tasks.mixing import Mixing
 from perceiver_jax.tasks.report import ClassReport
 
-IMAGE = 'image'
 LABEL = 'label'
 
 
 class ClassificationTask(TaskConfig):
-  """Predicts the label of an image.
+  """Predicts the label of an image, a sound, a video, or several of them.
 
-  A batch holds 'image' `[B, Y, X, C]` and 'label': classes `[B]`, or soft
-  labels `[B, V]` whose rows sum to 1. Colours are in 0..255, 8-bit integers or
-  floats (a bicubic resize overshoots a little); they are normalised here, on
-  the device.
+  A batch holds 'label': classes `[B]`, or soft labels `[B, V]` whose rows sum
+  to 1; and what the model takes, such as 'image' `[B, Y, X, C]`. Colours are in
+  0..255, 8-bit integers or floats, samples of sounds 16-bit integers or floats
+  in [-1, 1]; they are normalised here, on the device.
 
   Attributes:
     label_smoothing: share of the label's mass spread evenly over all classes.
-    mixing: MixUp and CutMix in training; None for neither.
+    mixing: MixUp and CutMix of images in training; None for neither.
     image_mean: mean of each colour, or one for all, of pixels over 255.
     image_std: standard deviation of each colour, or one for all.
   """
@@ -56,27 +57,21 @@ class ClassificationTask(TaskConfig):
         'the outputs of a model for classification must be a LabelOutput, got '
         f'{type(model.outputs).__name__}.'
       )
+    if self.mixing is not None and not isinstance(model.inputs, ImageInput):
+      raise ValueError(
+        'mixing must be None for a model of anything but images, got '
+        f'{type(self.mixing).__name__} and {type(model.inputs).__name__}.'
+      )
 
   def validate_spec(
     self, spec: Mapping[str, Any], model: PerceiverConfig
   ) -> None:
-    for name in (IMAGE, LABEL):
-      if name not in spec:
-        raise ValueError(
-          f'a batch for classification must have {IMAGE!r} and {LABEL!r}, got '
-          f'{sorted(spec)}.'
-        )
-    if len(spec[IMAGE].shape) != 3:
+    if LABEL not in spec:
       raise ValueError(
-        f'an image must have the axes [Y, X, C], got {spec[IMAGE].shape}.'
+        f'a batch for classification must have {LABEL!r}, got {sorted(spec)}.'
       )
-    channels = spec[IMAGE].shape[-1]
-    for name in ('image_mean', 'image_std'):
-      if len(getattr(self, name)) not in (1, channels):
-        raise ValueError(
-          f'{name} must have 1 or {channels} numbers, one for each colour, '
-          f'got {getattr(self, name)}.'
-        )
+    colours = {'image_mean': self.image_mean, 'image_std': self.image_std}
+    validate_arrays(spec, model.inputs, colours)
     self._validate_label(spec[LABEL], model.outputs.num_classes)
 
   def _validate_label(self, label: Any, num_classes: int) -> None:
@@ -118,24 +113,32 @@ class ClassificationTask(TaskConfig):
     self.validate_model(model)
     perceiver = build_with_state(model)
 
+    def inputs(batch):
+      return model_inputs(
+        batch,
+        model.inputs,
+        colour_mean=self.image_mean,
+        colour_std=self.image_std,
+      )
+
     def init(rng, batch):
-      return perceiver.init(rng, self._images(batch))
+      return perceiver.init(rng, inputs(batch))
 
     def augment(rng, positions, batch):
       return self._mixed(rng, positions, batch, model.outputs.num_classes)
 
     def loss(params, state, rng, batch):
       logits, state = perceiver.apply(
-        params, state, rng, self._images(batch), is_training=True
+        params, state, rng, inputs(batch), is_training=True
       )
       metrics, _ = self._evaluated(logits, batch[LABEL])
       return metrics['loss'].mean(), (state, metrics)
 
     def metrics(params, state, batch):
-      logits, _ = perceiver.apply(params, state, None, self._images(batch))
+      logits, _ = perceiver.apply(params, state, None, inputs(batch))
       return self._evaluated(logits, batch[LABEL])
 
-    return Task(self._images, init, augment, loss, metrics)
+    return Task(inputs, init, augment, loss, metrics)
 
   def _mixed(
     self, rng: Rng, positions: Int[Array, ' B'], batch: Batch, num_classes: int
@@ -146,10 +149,6 @@ class ClassificationTask(TaskConfig):
     images = jnp.asarray(batch[IMAGE], jnp.float32)
     images, labels = self.mixing.mix(rng, positions, images, labels)
     return {**batch, IMAGE: images, LABEL: labels}
-
-  def _images(self, batch: Batch) -> Float[Array, 'B Y X C']:
-    mean = jnp.array(self.image_mean)
-    return (batch[IMAGE] / 255.0 - mean) / jnp.array(self.image_std)
 
   def _evaluated(
     self, logits: Float[Array, 'B V'], labels: AnyArray

@@ -1,19 +1,32 @@
-"""What an evaluation says of classes and of single images."""
+"""What an evaluation says of classes and of single examples."""
 
 import csv
 import heapq
 import os
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from perceiver_jax.tasks.inputs import AUDIO, IMAGE, POINTS, VIDEO
 
 PER_CLASS_FILE = 'per_class.csv'
 MISTAKES_FILE = 'mistakes.png'
 _COLUMNS = 6
 _MAX_SHOWN = 24
+
+
+class _Mistake(NamedTuple):
+  """An example that was taken for another class; `name` is its array's."""
+
+  label: int
+  predicted: int
+  name: str
+  example: np.ndarray
 
 
 class ClassReport:
@@ -26,7 +39,7 @@ class ClassReport:
   def __init__(self, class_names: Sequence[str]) -> None:
     self._names = class_names
     self._counts: dict[int, np.ndarray] = {}
-    self._mistakes: list[tuple[float, int, tuple[int, int, np.ndarray]]] = []
+    self._mistakes: list[tuple[float, int, _Mistake]] = []
     self._num_examples = 0
 
   def observe(
@@ -35,16 +48,19 @@ class ClassReport:
     """Takes note of a batch.
 
     Args:
-      batch: 'image' [B, Y, X, C], with colours in 0..255.
+      batch: 'image' [B, Y, X, C] or 'video' [B, T, Y, X, C], with colours in
+        0..255, 'points' [B, M, K] or 'audio' [B, S, C]; the first of these
+        that is there is shown.
       outcomes: what `ClassificationTask` says of each example.
     """
+    name = next((name for name in _DRAW if name in batch), None)
     for row, label in enumerate(outcomes['label']):
       rank, predicted = outcomes['rank'][row], outcomes['predicted'][row]
       counts = self._counts.setdefault(int(label), np.zeros(3, np.int64))
       counts += [1, rank < 1, rank < 5]
-      if predicted != label:
-        shown = (int(label), int(predicted), batch['image'][row])
-        # The number decides between equals, which images cannot.
+      if predicted != label and name is not None:
+        shown = _Mistake(int(label), int(predicted), name, batch[name][row])
+        # The number decides between equals, which arrays cannot.
         entry = (
           float(outcomes['probability'][row]),
           -self._num_examples,
@@ -81,16 +97,43 @@ class ClassReport:
     grid = figure.subplots(rows, _COLUMNS, squeeze=False).flat
     mistakes = sorted(self._mistakes, reverse=True)
     for axes, (probability, _, mistake) in zip(grid, mistakes, strict=False):
-      label, predicted, image = mistake
-      pixels = np.clip(np.round(image), 0, 255).astype(np.uint8)
-      is_grey = pixels.shape[-1] == 1
-      axes.imshow(pixels[..., 0] if is_grey else pixels, cmap='gray')
+      _DRAW[mistake.name](axes, mistake.example)
       axes.set_title(
-        f'{self._name(predicted)[:22]}  {probability:.0%}\n'
-        f'is {self._name(label)[:24]}',
+        f'{self._name(mistake.predicted)[:22]}  {probability:.0%}\n'
+        f'is {self._name(mistake.label)[:24]}',
         fontsize=9,
         loc='left',
       )
     for axes in figure.axes:
       axes.axis('off')
     return figure
+
+
+def _draw_image(axes: Axes, image: np.ndarray) -> None:
+  pixels = np.clip(np.round(image), 0, 255).astype(np.uint8)
+  is_grey = pixels.shape[-1] == 1
+  axes.imshow(pixels[..., 0] if is_grey else pixels, cmap='gray')
+
+
+def _draw_video(axes: Axes, video: np.ndarray) -> None:
+  """Draws the frame in the middle."""
+  _draw_image(axes, video[len(video) // 2])
+
+
+def _draw_points(axes: Axes, points: np.ndarray) -> None:
+  """Draws what is seen from above, in the colours of heights."""
+  x, y, z = points[:, :3].T
+  axes.scatter(x, y, c=z, s=1)
+  axes.set_aspect('equal')
+
+
+def _draw_audio(axes: Axes, samples: np.ndarray) -> None:
+  axes.specgram(samples[:, 0], cmap='magma')
+
+
+_DRAW = {
+  IMAGE: _draw_image,
+  VIDEO: _draw_video,
+  POINTS: _draw_points,
+  AUDIO: _draw_audio,
+}
