@@ -19,7 +19,8 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
 
   The function compiles on its first call. Its result does not depend on the
   number of devices, but for the order of float32 sums. It takes a state, and
-  optionally a report that is shown every example (of this process).
+  optionally a report that is shown every example; with many processes, all
+  give one or none, and each is shown all examples.
   """
   eval_step = parallel.parallel_eval_step(make_eval_step(job.task))
 
@@ -33,7 +34,7 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
       for batch in on_devices:
         sums, outcomes = eval_step(state, batch)
         if report is not None:
-          report.observe(*_examples(batch, outcomes))
+          report.observe(*_examples(*parallel.gather((batch, outcomes))))
         # Fetched while the next batch is under way.
         totals.update(jax.device_get(previous))
         previous = sums
@@ -49,8 +50,7 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
 def _examples(
   batch: Batch, outcomes: Outcomes
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """Brings the examples that count to the host, without axes of devices."""
-  batch, outcomes = jax.device_get((batch, outcomes))
+  """Returns the examples that count, without axes of devices."""
   mask = batch['mask']
   return tuple(
     {name: array[mask] for name, array in arrays.items()}

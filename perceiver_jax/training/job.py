@@ -143,8 +143,8 @@ def first_state(job: Job) -> TrainState:
 
 
 def abstract_state(job: Job) -> TrainState:
-  """Returns shapes, dtypes and places of the state, computing nothing."""
-  place = parallel.replicated()
+  """Returns shapes, dtypes and places of the state as a checkpoint holds it."""
+  place = parallel.replicated_globally()
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
     jax.eval_shape(lambda: first_state(job)),

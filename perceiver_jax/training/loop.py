@@ -96,8 +96,7 @@ def evaluate(
     config: the job; frozen by this.
     source: the directory of a run, in which nothing is written; a file of
       `perceiver_jax.save_pretrained`; or a pickle that DeepMind published.
-    report_dir: where the tables and pictures of the task go, which show what
-      the first process evaluated; None: nowhere.
+    report_dir: where the tables and pictures of the task go; None: nowhere.
 
   Returns:
     The step of the checkpoint, 0 for a file, and its metrics.
@@ -120,10 +119,10 @@ def evaluate(
       f'weights, got {source}.'
     )
   report = None
-  if report_dir is not None and jax.process_index() == 0:
+  if report_dir is not None:
     report = config.task.make_report(config.data.class_names)
   metrics = make_evaluator(job)(state, report)
-  if report is not None:
+  if report is not None and jax.process_index() == 0:
     report.save(report_dir)
   return {'step': int(state.step)} | metrics
 
@@ -178,7 +177,7 @@ def _run(
         writer.write(step, config.data.eval_split, eval_metrics)
         stopwatch.restart(step)
       if step % config.checkpoint.every_steps == 0 or is_last:
-        checkpointer.save(step, state, eval_metrics)
+        checkpointer.save(step, parallel.as_global(state), eval_metrics)
   return {'step': step} | eval_metrics
 
 
@@ -204,7 +203,7 @@ def _restore(
     logging.warning(
       'the run in %s goes on with another config:\n%s', workdir, differences
     )
-  return checkpointer.restore(abstract_state(job))
+  return parallel.as_local(checkpointer.restore(abstract_state(job)))
 
 
 class _Stopwatch:
