@@ -49,7 +49,7 @@ from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.optimizers import AdamW
 from perceiver_jax.training.schedules import Cosine
 
-_NUM_STEPS = 1000
+_NUM_STEPS = 400
 _FOURIER = FourierPositions(num_bands=8)
 _INPUTS = {
   'fourier': ImageInput(image_channels=1, positions=_FOURIER),
