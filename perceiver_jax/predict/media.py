@@ -2,18 +2,15 @@
 
 import os
 import pathlib
-import subprocess
 import tempfile
-from collections.abc import Sequence
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from perceiver_jax import ffmpeg
+from perceiver_jax.ffmpeg import Path
 from perceiver_jax.predict import images
-
-Path = str | os.PathLike[str]
 
 
 def read_image(path: Path, num_channels: int) -> UInt8[np.ndarray, 'Y X C']:
@@ -58,7 +55,7 @@ def read_video(
   """
   options = f'-an -vf fps={frame_rate_hz} -frames:v {max_frames}'
   rule = f'{path} must have video that can be read'
-  data = _ffmpeg(
+  data = ffmpeg.run(
     rule,
     ['-i', path, *options.split(), '-f', 'image2pipe', '-c:v', 'ppm', '-'],
   )
@@ -93,7 +90,7 @@ def read_audio(
   filters += f',atrim=end_sample={max_samples}'
   options = ['-vn', '-map', '0:a:0', '-af', filters, '-f', 'f32le']
   rule = f'{path} must have sound that can be read'
-  data = _ffmpeg(rule, ['-i', path, *options, '-'])
+  data = ffmpeg.run(rule, ['-i', path, *options, '-'])
   if not data:
     raise ValueError(f'{rule}, got none.')
   return np.frombuffer(data, np.float32)[:, None]
@@ -183,29 +180,4 @@ def write_video(
     target = ['-map', '0:v', '-map', '1:a', '-vf', even]
     target += ['-pix_fmt', 'yuv420p', '-y', path]
     rule = f'{path} must end in the name of a kind of video, such as .mp4'
-    _ffmpeg(f'{rule}, and be writable', source + target, video.tobytes())
-
-
-def _ffmpeg(rule: str, arguments: Sequence[object], data: bytes = b'') -> bytes:
-  """Runs FFmpeg and returns its output.
-
-  Args:
-    rule: what the files must be for it not to fail.
-    arguments: of the command.
-    data: its input.
-
-  Raises:
-    OSError: the file after `-i`, unless it is data, does not exist.
-    ValueError: FFmpeg fails; the message ends in its own, as one line.
-  """
-  path = arguments[arguments.index('-i') + 1]
-  if path != '-' and not pathlib.Path(path).is_file():
-    raise FileNotFoundError(f'{path} must be a file, got none.')
-  command = [imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', *arguments]
-  done = subprocess.run(
-    list(map(str, command)), input=data, capture_output=True, check=False
-  )
-  if done.returncode:
-    said = ' '.join(done.stderr.decode(errors='replace').split())
-    raise ValueError(f'{rule}, got: {said}')
-  return done.stdout
+    ffmpeg.run(f'{rule}, and be writable', source + target, video.tobytes())
