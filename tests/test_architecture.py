@@ -85,11 +85,12 @@ def test_imports_go_only_to_lower_layers(path):
 
 def test_data_knows_no_model_and_a_task_no_data_set():
   for first, second in [('tasks', 'data'), ('data', 'tasks')]:
-    for path in (PACKAGE / first).glob('*.py'):
+    for path in (PACKAGE / first).rglob('*.py'):
       imported = ''.join(_imports(ast.parse(path.read_text())))
       assert f'perceiver_jax.{second}' not in imported, path
-  for path in (PACKAGE / 'data').glob('*.py'):
-    allowed = ('perceiver_jax.data', 'perceiver_jax.config')
+  shared = ('config', 'data', 'ffmpeg', 'progress')
+  for path in (PACKAGE / 'data').rglob('*.py'):
+    allowed = tuple(f'perceiver_jax.{name}' for name in shared)
     for name in _imports(ast.parse(path.read_text())):
       assert name.startswith(allowed), f'{path} imports {name}'
 

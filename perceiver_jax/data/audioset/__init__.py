@@ -1,0 +1,1 @@
+"""AudioSet: its lists and clips prepared for TFDS, and what is made of them."""

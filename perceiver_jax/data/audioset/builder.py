@@ -1,0 +1,236 @@
+"""The TFDS builder `audioset`, over the official lists and a person's clips."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_builder
+
+from perceiver_jax import ffmpeg
+from perceiver_jax.data.audioset import segments
+from perceiver_jax.data.audioset.clips import ClipFiles
+from perceiver_jax.data.audioset.report import write_report
+from perceiver_jax.data.audioset.shards import (
+  Shard,
+  features,
+  outcome_of,
+  write_shard,
+)
+from perceiver_jax.progress import Progress
+
+CLIPS_DIRECTORY = 'clips'
+
+_DESCRIPTION = """
+AudioSet: ten seconds of each of two million videos, with the sounds that people
+heard in them, 527 classes of sounds. The clips are those that the user has;
+`report.json` beside the data says how many, `unusual.csv` which ones are
+missing, damaged, silent, or without sound or pictures.
+"""
+
+_CITATION = """
+@inproceedings{gemmeke2017audio,
+  title={Audio Set: An ontology and human-labeled dataset for audio events},
+  author={Gemmeke, Jort F. and Ellis, Daniel P. W. and Freedman, Dylan and
+    Jansen, Aren and Lawrence, Wade and Moore, R. Channing and Plakal, Manoj and
+    Ritter, Marvin},
+  booktitle={IEEE ICASSP},
+  year={2017}
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+  """How the data is prepared.
+
+  Attributes:
+    num_threads: how many clips are read at once, each by its own FFmpeg.
+    segments_per_shard: how many segments of a list make one file; a clip of
+      ten seconds takes about 5 MB of it. What is interrupted goes on after the
+      last whole file.
+    part: (i, n) for every n-th segment from the i-th on, i in 1..n.
+  """
+
+  num_threads: int = os.cpu_count() or 1
+  segments_per_shard: int = 256
+  part: tuple[int, int] = (1, 1)
+
+  def __post_init__(self) -> None:
+    for name in ('num_threads', 'segments_per_shard'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be at least 1, got {self}.')
+    number, count = self.part
+    if not 1 <= number <= count:
+      raise ValueError(f'part must be i of n with i in 1..n, got {self.part}.')
+
+
+class Audioset(dataset_builder.FileReaderBuilder):
+  """AudioSet; named `audioset` in TFDS.
+
+  Splits `balanced_train`, `unbalanced_train` and `eval`, of which those are
+  made whose lists are there. `features` says what an example is, `ClipFiles`
+  how files of clips are named, `Remark` which ones are left out.
+
+  Args:
+    preparation: how to prepare the data.
+    **kwargs: as for every builder of TFDS: data_dir, file_format, ...
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'Initial release.'}  # noqa: RUF012
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
+  manual_dir must hold {segments.CLASSES_FILE}, one or more of
+  {', '.join(map(segments.list_file, segments.SPLITS))}, all from
+  research.google.com/audioset, and a directory `{CLIPS_DIRECTORY}` of files
+  named by YouTube id and start, such as `--4gqARaEJE_0.000.mp4`.
+  """
+
+  def __init__(
+    self, *, preparation: Preparation | None = None, **kwargs: Any
+  ) -> None:
+    self._preparation = preparation or Preparation()
+    super().__init__(**kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=_DESCRIPTION,
+      features=features(None),  # Classes are read from the user's list.
+      homepage='https://research.google.com/audioset/',
+      citation=_CITATION,
+    )
+
+  def _download_and_prepare(
+    self,
+    dl_manager: tfds.download.DownloadManager,
+    download_config: tfds.download.DownloadConfig,
+  ) -> None:
+    del download_config  # Of what it can say, nothing applies.
+    ffmpeg.executable()  # Lest its absence be noticed after minutes.
+    shards = self._shards(pathlib.Path(dl_manager.manual_dir))
+    self._write([shard for split in shards.values() for shard in split])
+    ready = pathlib.Path(self.data_path)  # For now, a directory beside it.
+    outcomes = {}
+    for split, shards_of_split in shards.items():
+      outcomes[split] = [outcome_of(shard.path) for shard in shards_of_split]
+      for shard in shards_of_split:
+        # Not moved, for TFDS deletes `ready` if anything goes wrong.
+        os.link(shard.path, ready / pathlib.Path(shard.path).name)
+    write_report(ready, outcomes)
+    self.info.set_splits(
+      tfds.core.splits.SplitDict(
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=[outcome.num_examples for outcome in of_split],
+          num_bytes=sum(outcome.num_bytes for outcome in of_split),
+          filename_template=self._get_filename_template(split),
+        )
+        for split, of_split in outcomes.items()
+      )
+    )
+
+  def _post_download_and_prepare_hook(self) -> None:
+    shutil.rmtree(self._unfinished)
+
+  @property
+  def _unfinished(self) -> pathlib.Path:
+    """Where files lie that are whole, until all of them are."""
+    return pathlib.Path(self.data_dir_root, f'{self.name}_unfinished')
+
+  def _shards(self, manual_dir: pathlib.Path) -> dict[str, list[Shard]]:
+    """Reads the lists and returns what is to be done for each split.
+
+    Raises:
+      OSError: a file or a directory is missing.
+      ValueError: a list is wrong, or what was begun before was something else.
+    """
+    classes_file = manual_dir / segments.CLASSES_FILE
+    classes = segments.read_classes(classes_file)
+    self.info.features['labels'].feature.names = list(classes.values())
+    lists = {
+      split: manual_dir / segments.list_file(split)
+      for split in segments.SPLITS
+      if (manual_dir / segments.list_file(split)).exists()
+    }
+    if not lists:
+      names = ', '.join(map(segments.list_file, segments.SPLITS))
+      raise FileNotFoundError(
+        f'{manual_dir} must hold one of {names} at least, got none.'
+      )
+    listed = {
+      split: segments.read_segments(path, list(classes))
+      for split, path in lists.items()
+    }
+    files = ClipFiles(manual_dir / CLIPS_DIRECTORY)
+    self._begin([classes_file, *lists.values()])
+    return {
+      split: self._shards_of(split, all_segments, files, list(classes.values()))
+      for split, all_segments in listed.items()
+    }
+
+  def _shards_of(
+    self,
+    split: str,
+    listed: list[segments.Segment],
+    files: ClipFiles,
+    class_names: list[str],
+  ) -> list[Shard]:
+    number, count = self._preparation.part
+    listed = listed[number - 1 :: count]
+    size = self._preparation.segments_per_shard
+    template = self._get_filename_template(split).replace(
+      data_dir=self._unfinished
+    )
+    chunks = [listed[i : i + size] for i in range(0, len(listed), size)]
+    names = template.sharded_filepaths(len(chunks)) if chunks else []
+    return [
+      Shard(
+        path=str(name),
+        segments=[(segment, files.of(segment)) for segment in chunk],
+        class_names=class_names,
+        file_format=self.info.file_format.value,
+      )
+      for name, chunk in zip(names, chunks, strict=True)
+    ]
+
+  def _begin(self, lists: list[pathlib.Path]) -> None:
+    """Makes sure that files of an earlier run are of the same lists."""
+    digest = hashlib.sha256()
+    for path in lists:
+      digest.update(path.name.encode() + path.read_bytes())
+    settings = (
+      self._preparation.segments_per_shard,
+      self._preparation.part,
+      self.info.file_format.value,
+    )
+    digest.update(repr(settings).encode())
+    plan = self._unfinished / 'plan'
+    if not plan.exists():
+      plan.parent.mkdir(parents=True, exist_ok=True)
+      plan.write_text(digest.hexdigest())
+    elif plan.read_text() != digest.hexdigest():
+      raise ValueError(
+        f'{plan.parent} must have been begun with the same lists and options, '
+        'got others; go on with those, or delete it to begin anew.'
+      )
+
+  def _write(self, shards: list[Shard]) -> None:
+    """Writes the shards that an earlier run has not."""
+    done = {shard.path for shard in shards if outcome_of(shard.path)}
+    num_segments = sum(len(shard.segments) for shard in shards)
+    steps = sum(len(s.segments) for s in shards if s.path in done)
+    with Progress(num_segments, 1, unit='clips') as progress:
+
+      def on_segment() -> None:
+        nonlocal steps
+        steps += 1
+        progress.update(steps)
+
+      progress.update(steps)
+      for shard in shards:
+        if shard.path not in done:
+          write_shard(shard, self._preparation.num_threads, on_segment)

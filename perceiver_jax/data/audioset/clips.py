@@ -1,0 +1,181 @@
+"""The files of clips: which one a segment has, and what is in it."""
+
+import enum
+import os
+import pathlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int16
+
+from perceiver_jax.data import media
+from perceiver_jax.data.audioset.segments import Segment
+
+SAMPLE_RATE_HZ = 48_000
+FRAME_RATE_HZ = 25
+SHORT_SIDE = 256
+MIN_SECS = 1.28
+"""Sound or pictures of less are of no use to the papers' models."""
+
+# If there are several files of a segment, the first one that can have both
+# sound and pictures.
+SUFFIXES = ('.mp4', '.mkv', '.webm', '.flac', '.wav', '.m4a')
+
+# The id has eleven characters, so no part of it is taken for the rest.
+_NAME = re.compile(
+  r'Y?(?P<id>[\w-]{11})(_(?P<start>\d+(\.\d+)?)([_-]\d+(\.\d+)?)?)?', re.ASCII
+)
+_TRUNCATED_SECS = 0.1
+_SILENT_PEAK = 32  # Of 32,767: -60 dB.
+
+
+class ClipFiles:
+  """The files of a directory and all below it, by segment.
+
+  A file is named `ID_START`, `ID_START_END`, `ID_START-END` or, as a video is
+  in AudioSet but once, `ID`; a `Y` may stand before the id. Times are seconds
+  with any number of decimals, or whole milliseconds.
+
+  Raises:
+    OSError: there is no such directory.
+  """
+
+  def __init__(self, directory: os.PathLike[str]):
+    self._directory = pathlib.Path(directory)
+    if not self._directory.is_dir():
+      raise FileNotFoundError(
+        f'{directory} must be the directory of the clips, got none.'
+      )
+    self._names: dict[str, list[str]] = defaultdict(list)
+    for parent, _, names in os.walk(directory):
+      inner = os.path.relpath(parent, directory)
+      for name in names:
+        stem, suffix = os.path.splitext(name)
+        match = _NAME.fullmatch(stem)
+        if match and suffix.lower() in SUFFIXES:
+          self._names[match['id']].append(os.path.join(inner, name))
+
+  def __len__(self) -> int:
+    return sum(map(len, self._names.values()))
+
+  def of(self, segment: Segment) -> str | None:
+    """Returns the file of a segment, None if there is none."""
+    names = self._names.get(segment.video_id, ())
+    fitting = [name for name in names if _begins_at(name, segment.start)]
+    if not fitting:
+      return None
+    return str(self._directory / min(fitting, key=_preference))
+
+
+def _begins_at(name: str, start: float) -> bool:
+  """Whether a file of this name begins at `start`, or does not say when."""
+  written = _NAME.fullmatch(pathlib.PurePath(name).stem)['start']
+  if written is None:
+    return True
+  # Names round, and segments of one video are ten seconds apart.
+  return any(abs(float(written) / unit - start) < 0.5 for unit in (1, 1000))
+
+
+def _preference(name: str) -> tuple[int, str]:
+  return SUFFIXES.index(pathlib.PurePath(name).suffix.lower()), name
+
+
+class Remark(enum.Enum):
+  """What is unusual about a clip.
+
+  MISSING: there is no file. UNREADABLE: FFmpeg finds neither sound nor pictures
+  in it. TOO_SHORT: neither lasts for 1.28 s. These are left out. TRUNCATED: its
+  sound or its pictures end 0.1 s or more before the segment does. SILENT: its
+  sound stays below -60 dB. AUDIO_ONLY, VIDEO_ONLY: of the other there are not
+  1.28 s. These are kept.
+  """
+
+  MISSING = 'missing'
+  UNREADABLE = 'unreadable'
+  TOO_SHORT = 'too_short'
+  TRUNCATED = 'truncated'
+  SILENT = 'silent'
+  AUDIO_ONLY = 'audio_only'
+  VIDEO_ONLY = 'video_only'
+
+  @property
+  def is_left_out(self) -> bool:
+    """Whether such clips are not prepared."""
+    return self in (Remark.MISSING, Remark.UNREADABLE, Remark.TOO_SHORT)
+
+
+class Clip(NamedTuple):
+  """What is in a file.
+
+  Attributes:
+    sound: 16-bit samples at 48 kHz; none if there is no sound of 1.28 s.
+    frames: JPEG files, 25 a second; none if there are not enough for 1.28 s.
+    remarks: what is unusual.
+    detail: what FFmpeg said of what it could not read.
+  """
+
+  sound: Int16[np.ndarray, ' S']
+  frames: list[bytes]
+  remarks: tuple[Remark, ...]
+  detail: str = ''
+
+  @property
+  def is_left_out(self) -> bool:
+    """Whether it is not prepared."""
+    return any(remark.is_left_out for remark in self.remarks)
+
+
+_NO_SOUND = np.zeros(0, np.int16)
+
+
+def read_clip(path: str | None, secs: float) -> Clip:
+  """Reads the file of a segment; what is wrong with it is in the remarks.
+
+  Args:
+    path: of the file, None if there is none.
+    secs: how long the segment is; what the file has beyond is left out.
+
+  Raises:
+    OSError: there is no FFmpeg.
+  """
+  if path is None:
+    return Clip(_NO_SOUND, [], (Remark.MISSING,))
+  sound, frames, errors = _NO_SOUND, [], []
+  try:
+    num_samples = round(secs * SAMPLE_RATE_HZ)
+    sound = media.read_sound(path, SAMPLE_RATE_HZ, num_samples)
+  except ValueError as error:
+    errors.append(str(error))
+  try:
+    num_frames = round(secs * FRAME_RATE_HZ)
+    frames = media.read_frames(path, FRAME_RATE_HZ, num_frames, SHORT_SIDE)
+  except ValueError as error:
+    errors.append(str(error))
+  detail = '; '.join(errors)
+  lengths = [
+    count / rate_hz
+    for count, rate_hz in (
+      (len(sound), SAMPLE_RATE_HZ),
+      (len(frames), FRAME_RATE_HZ),
+    )
+  ]
+  remarks = [Remark.TRUNCATED] if _is_truncated(lengths, secs) else []
+  if lengths[0] < MIN_SECS:
+    sound = _NO_SOUND
+    remarks.append(Remark.VIDEO_ONLY)
+  elif np.abs(sound.astype(np.int32)).max() <= _SILENT_PEAK:
+    remarks.append(Remark.SILENT)
+  if lengths[1] < MIN_SECS:
+    frames = []
+    remarks.append(Remark.AUDIO_ONLY)
+  if not (sound.size or frames):
+    is_read = any(lengths)
+    remarks = [Remark.TOO_SHORT if is_read else Remark.UNREADABLE]
+  return Clip(sound, frames, tuple(remarks), detail)
+
+
+def _is_truncated(lengths: Iterable[float], secs: float) -> bool:
+  return any(0 < length <= secs - _TRUNCATED_SECS for length in lengths)
