@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
   try:
     print(_run(argv[1:]), end='')
-  except (ValueError, TypeError, OSError) as error:
+  except (ValueError, TypeError, OSError, FloatingPointError) as error:
     logging.info('The error in full, for --verbosity=0:', exc_info=True)
     sys.exit(f'{type(error).__name__}: {error}')
   except KeyboardInterrupt:

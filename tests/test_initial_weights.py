@@ -9,7 +9,7 @@ from perceiver_jax.modalities.image import LearnedPositions
 from perceiver_jax.training import initial_weights, loop
 from perceiver_jax.training.initial_weights import InitialWeights, load_weights
 from perceiver_jax.training.job import make_job
-from perceiver_jax.training.state import TrainState
+from perceiver_jax.training.state import TrainState, evaluation_state
 from perceiver_jax.weights import flat
 from perceiver_jax.weights.deepmind import save_deepmind
 from perceiver_jax.weights.native import Pretrained, save_pretrained
@@ -37,7 +37,7 @@ def _random(config) -> Pretrained:
 
 def _state(weights) -> TrainState:
   params = jax.tree.map(jax.numpy.zeros_like, weights.params)
-  return TrainState(np.int32(0), params, weights.state, ())
+  return evaluation_state(params, weights.state)
 
 
 def test_checkpoint_gives_its_weights(run, digits_dir):

@@ -204,6 +204,7 @@ def test_metrics_have_their_names_and_the_learning_rate_of_the_step(
   )
   names = {'step', 'split', 'loss', 'top_1_accuracy', 'top_5_accuracy'}
   updates = names | {'learning_rate', 'gradient_norm'}
+  updates |= {'skipped_updates', 'loss_spikes'}
   # Compilation is no part of the speed, so that the first update has none.
   assert train[0].keys() == updates
   for line in train[1:]:

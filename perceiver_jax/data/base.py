@@ -26,6 +26,7 @@ __all__ = [
   'eval_batches',
   'prefetch',
   'train_batches',
+  'train_example_indices',
 ]
 
 Batch = dict[str, np.ndarray]
@@ -183,6 +184,24 @@ def train_batches(
   batches = pipeline.TrainBatches(reader, seed, layout)
   return pipeline.run(
     batches, start_step, config.num_workers, config.num_threads
+  )
+
+
+def train_example_indices(
+  config: DataConfig, *, seed: int, step: int
+) -> list[int]:
+  """Returns which examples of the training split a global batch is made of.
+
+  Unreadable ones among them were replaced.
+
+  Args:
+    config: the source.
+    seed: of `train_batches`.
+    step: the batch, from 0.
+  """
+  first = step * config.batch_size
+  return pipeline.example_indices(
+    config.num_train_examples, seed, range(first, first + config.batch_size)
   )
 
 

@@ -155,6 +155,20 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
   return order
 
 
+def example_indices(size: int, seed: int, positions: range) -> list[int]:
+  """Returns which examples lie where in the stream of all batches.
+
+  Args:
+    size: of the split.
+    seed: decides the order.
+    positions: in the stream.
+  """
+  return [
+    int(epoch_order(size, seed, position // size)[position % size])
+    for position in positions
+  ]
+
+
 def _stacked(
   name: str, leaves: Sequence[Any], axes: tuple[int, int]
 ) -> np.ndarray:

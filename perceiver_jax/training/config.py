@@ -9,7 +9,9 @@ from perceiver_jax.model import PerceiverConfig, Precision
 from perceiver_jax.tasks.base import TaskConfig
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.initial_weights import InitialWeights
+from perceiver_jax.training.loss_scaling import LossScaling
 from perceiver_jax.training.optimizers import Optimizer
+from perceiver_jax.training.watch import WatchConfig
 
 
 class TrainConfig(Config):
@@ -29,7 +31,15 @@ class TrainConfig(Config):
     num_epochs: length of the run in passes over the training split. None: see
       `num_steps`; exactly one of the two is set.
     num_steps: length of the run in updates.
+    watch: when an update that is not finite ends the run, and what is logged.
+    loss_scaling: needed to train in float16; None: the loss is not scaled.
+    ema_decay: of a running mean of the parameters, kept beside them, which is
+      what evaluations use then (after `t` updates it decays by at most
+      `(1 + t) / (10 + t)`; running statistics of batch norm are those of the
+      parameters themselves); None: the parameters are evaluated.
     log_every_steps: updates between two lines of training metrics.
+    log_norms_by_module: whether those have the norms of the gradient and of
+      the update of every module.
     evaluate_every_steps: updates between two evaluations; one more follows
       the last update.
   """
@@ -46,7 +56,11 @@ class TrainConfig(Config):
   accumulation_steps: int = 1
   num_epochs: float | None = None
   num_steps: int | None = None
+  watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
+  loss_scaling: LossScaling | None = None
+  ema_decay: float | None = None
   log_every_steps: int = 50
+  log_norms_by_module: bool = False
   evaluate_every_steps: int = 1000
 
   def validate(self) -> None:
@@ -67,11 +81,14 @@ class TrainConfig(Config):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise ValueError(f'{name} must be positive and finite, got {value}.')
-    if self.model.precision is Precision.FLOAT16:
+    is_float16 = self.model.precision is Precision.FLOAT16
+    if is_float16 and self.loss_scaling is None:
       raise ValueError(
         'the precision of training must be FLOAT32 or BFLOAT16, got FLOAT16, '
-        'whose gradients would vanish without loss scaling.'
+        'whose gradients would vanish without loss_scaling=LossScaling().'
       )
+    if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+      raise ValueError(f'ema_decay must be in (0, 1), got {self.ema_decay}.')
     checkpoint = self.checkpoint
     if (
       checkpoint.keep_best

@@ -74,7 +74,11 @@ class InitialWeights(Config):
       for key, array in learned.items()
     }
     params, model_state = flat.unflatten(random | placed)
-    return state._replace(params=params, model_state=model_state)
+    # A copy, because an update is given the memory of each.
+    ema_params = jax.tree.map(jnp.copy, params) if state.ema_params else {}
+    return state._replace(
+      params=params, model_state=model_state, ema_params=ema_params
+    )
 
   def _is_new(self, key: str) -> bool:
     path = key.partition('/')[2]
@@ -107,7 +111,7 @@ def load_weights(
 
 
 def _newest_of(workdir: epath.Path) -> Pretrained:
-  """Returns the weights of the newest checkpoint of a run."""
+  """Returns the weights that the newest checkpoint of a run is known by."""
   with CheckpointConfig().make(workdir, '{}', read_only=True) as checkpointer:
     saved_json = checkpointer.saved_config_json()
     if saved_json is None:
@@ -116,7 +120,8 @@ def _newest_of(workdir: epath.Path) -> Pretrained:
       )
     config = from_dict(json.loads(saved_json)['model'])
     state = checkpointer.restore_as_saved()
-  return Pretrained(config, state['params'], state['model_state'])
+  params = state.get('ema_params') or state['params']
+  return Pretrained(config, params, state['model_state'])
 
 
 def _resized(

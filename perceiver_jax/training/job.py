@@ -91,13 +91,7 @@ def make_job(config: TrainConfig, *, is_training: bool = True) -> Job:
 
 def train_step(job: Job) -> Callable:
   """Returns the per-device function of one update; see `make_train_step`."""
-  return make_train_step(
-    job.task,
-    job.optimizer,
-    job.schedule,
-    job.config.seed,
-    job.config.accumulation_steps,
-  )
+  return make_train_step(job.config, job.task, job.optimizer, job.schedule)
 
 
 def loss_batch(job: Job) -> Batch:
@@ -135,7 +129,14 @@ def first_state(job: Job) -> TrainState:
       name: jnp.zeros(array.shape, array.dtype)
       for name, array in job.device_batch.items()
     }
-    return init_state(rng, job.task, job.optimizer, batch)
+    return init_state(
+      rng,
+      job.task,
+      job.optimizer,
+      batch,
+      has_ema=job.config.ema_decay is not None,
+      loss_scaling=job.config.loss_scaling,
+    )
 
   # Compiled as a whole, so that it is born where the steps expect it.
   init = jax.jit(init, out_shardings=parallel.replicated())

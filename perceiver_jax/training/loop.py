@@ -6,7 +6,6 @@ import os
 import time
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
 
@@ -14,6 +13,7 @@ from perceiver_jax.config import from_dict
 from perceiver_jax.data.base import train_batches
 from perceiver_jax.progress import Progress
 from perceiver_jax.training import parallel
+from perceiver_jax.training.alarm import Alarm
 from perceiver_jax.training.checkpoint import Checkpointer, check_writable
 from perceiver_jax.training.compatibility import (
   check_config,
@@ -37,7 +37,7 @@ from perceiver_jax.training.metrics import (
   MetricWriter,
   read_metrics,
 )
-from perceiver_jax.training.state import TrainState
+from perceiver_jax.training.state import TrainState, evaluation_state
 
 Workdir = str | os.PathLike[str]
 
@@ -58,6 +58,8 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
     ValueError: the config is inconsistent, or `workdir` belongs to another
       model.
     OSError: `workdir` cannot be written to.
+    FloatingPointError: too many updates in a row were not finite; the state
+      before them is saved.
   """
   is_primary = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
@@ -132,7 +134,7 @@ def _state_of_file(job: Job, path: str | os.PathLike[str]) -> TrainState:
   model = job.config.model
   weights = load_weights(path, model)
   check_config(weights.config.to_dict(), model.to_dict(), workdir=str(path))
-  state = TrainState(np.int32(0), weights.params, weights.state, ())
+  state = evaluation_state(weights.params, weights.state)
   return jax.device_put(state, parallel.replicated())
 
 
@@ -153,6 +155,7 @@ def _run(
     config.data, seed=config.seed, start_step=start, shard=this_process()
   )
   stopwatch = _Stopwatch(start, config.data.batch_size)
+  alarm = Alarm(config, jax.device_get(state.watch))
   previous = None
   with device_batches(job, batches) as on_devices:
     for step in range(start + 1, job.num_steps + 1):
@@ -167,9 +170,12 @@ def _run(
       is_last = step == job.num_steps
       eval_metrics = None
       if step % config.log_every_steps == 0 or is_last:
-        metrics = jax.device_get(metrics)
+        metrics, watch = jax.device_get((metrics, state.watch))
         writer.write(step, 'train', metrics | stopwatch.speed(step))
         progress.update(step, {'loss': metrics['loss']})
+        if reason := alarm.report(watch):
+          checkpointer.save(step, parallel.as_global(state))
+          raise FloatingPointError(reason)
       else:
         progress.update(step)
       if step % config.evaluate_every_steps == 0 or is_last:

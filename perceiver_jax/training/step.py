@@ -12,66 +12,121 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from perceiver_jax.arrays import DEVICE_AXIS, State
+from perceiver_jax.arrays import DEVICE_AXIS, Params, State
 from perceiver_jax.tasks.base import Batch, Outcomes, Task, mean_metrics
+from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.state import TrainState
+from perceiver_jax.training.watch import watch
 
 Scalars = dict[str, jax.Array]
 
 
 def make_train_step(
+  config: TrainConfig,
   task: Task,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
-  seed: int,
-  accumulation_steps: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
   """Makes the function that does one update.
 
+  An update that is not finite changes nothing but the counters in the state.
+
   Args:
+    config: the rest of what decides the numbers.
     task: whose loss is minimised.
     optimizer: turns gradients into updates.
     schedule: the learning rate, to report it.
-    seed: of augmentation and dropout, which differ by step.
-    accumulation_steps: parts of the batch whose gradients are computed one
-      after the other.
 
   Returns:
     A function of the state, the same on every device, and this device's share
     of the batch. It returns the new state and metrics over the whole batch.
   """
+  gradients = make_gradients(config, task)
 
   def train_step(state, batch):
-    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    grads, metrics, model_state = gradients(state, batch)
+    metrics |= {
+      # Of the update that the optimizer counts, which knows of no skipped one.
+      'learning_rate': schedule(state.step - state.watch.num_skipped),
+      'gradient_norm': optax.tree.norm(grads),
+    }
+    is_finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
+    updates, optimizer_state = optimizer.update(
+      grads, state.optimizer_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    updated = state._replace(
+      params=params,
+      model_state=model_state,
+      optimizer_state=optimizer_state,
+      ema_params=_averaged(config.ema_decay, state, params),
+    )
+    state = jax.tree.map(
+      lambda new, old: jnp.where(is_finite, new, old), updated, state
+    )
+    step = state.step + 1
+    state = state._replace(
+      step=step,
+      watch=watch(config.watch, state.watch, step, metrics['loss'], is_finite),
+    )
+    metrics |= {
+      'skipped_updates': state.watch.num_skipped,
+      'loss_spikes': state.watch.num_spikes,
+    }
+    if config.loss_scaling is not None:
+      metrics['loss_scale'] = state.loss_scale.scale
+      loss_scale = config.loss_scaling.adjust(state.loss_scale, is_finite)
+      state = state._replace(loss_scale=loss_scale)
+    if config.log_norms_by_module:
+      metrics |= _norms('gradient_norm', grads) | _norms('update_norm', updates)
+    return state, metrics
+
+  return train_step
+
+
+def make_gradients(
+  config: TrainConfig, task: Task
+) -> Callable[[TrainState, Batch], tuple[Params, Scalars, State]]:
+  """Makes the function that returns the gradient over the whole batch.
+
+  Args:
+    config: with the seed of augmentation and dropout, which differ by step.
+    task: whose loss it is the gradient of.
+
+  Returns:
+    A function of the state and this device's share of the batch. It returns
+    the gradient, metrics with the loss, and the new running statistics.
+  """
+
+  def gradients(state, batch):
+    rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
     augment_rng, dropout_rng = jax.random.split(rng)
+    scale = state.loss_scale.scale if config.loss_scaling else 1.0
 
     def gradient(model_state, part, batch):
       """Returns gradients, metrics and state of a part of the global batch."""
       size = len(jax.tree.leaves(batch)[0])
       positions = part * size + jnp.arange(size)
       batch = task.augment(augment_rng, positions, batch)
-      (loss, (model_state, metrics)), grads = jax.value_and_grad(
-        task.loss, has_aux=True
-      )(state.params, model_state, jax.random.fold_in(dropout_rng, part), batch)
-      return (grads, mean_metrics(metrics) | {'loss': loss}), model_state
+      rng = jax.random.fold_in(dropout_rng, part)
+
+      def scaled_loss(params):
+        loss, (new_state, metrics) = task.loss(params, model_state, rng, batch)
+        return loss * scale, (mean_metrics(metrics) | {'loss': loss}, new_state)
+
+      grads, (metrics, new_state) = jax.grad(scaled_loss, has_aux=True)(
+        state.params
+      )
+      return (grads, metrics), new_state
 
     (grads, metrics), model_state = _mean_over_devices(
-      _mean_over_parts(gradient, state.model_state, batch, accumulation_steps)
+      _mean_over_parts(
+        gradient, state.model_state, batch, config.accumulation_steps
+      )
     )
-    updates, optimizer_state = optimizer.update(
-      grads, state.optimizer_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    metrics |= {
-      'learning_rate': schedule(state.step),
-      'gradient_norm': optax.tree.norm(grads),
-    }
-    return (
-      TrainState(state.step + 1, params, model_state, optimizer_state),
-      metrics,
-    )
+    return jax.tree.map(lambda g: g / scale, grads), metrics, model_state
 
-  return train_step
+  return gradients
 
 
 def make_eval_step(
@@ -88,7 +143,9 @@ def make_eval_step(
   def eval_step(state, batch):
     mask = batch['mask']
     examples = {key: batch[key] for key in batch if key != 'mask'}
-    metrics, outcomes = task.metrics(state.params, state.model_state, examples)
+    metrics, outcomes = task.metrics(
+      state.evaluated_params, state.model_state, examples
+    )
     # Not a product: an example that does not count may be NaN.
     sums = {
       name: jnp.sum(jnp.where(mask, values, 0.0))
@@ -144,3 +201,21 @@ def _mean_over_devices(tree: Any) -> Any:
     ),
     tree,
   )
+
+
+def _averaged(decay: float | None, state: TrainState, params: Params) -> Params:
+  """Returns the running mean of the parameters, {} if none is kept."""
+  if decay is None:
+    return {}
+  # It forgets the initial parameters faster than by 1 / (1 - decay) updates.
+  count = state.step - state.watch.num_skipped
+  decay = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+  return optax.incremental_update(params, state.ema_params, 1.0 - decay)
+
+
+def _norms(prefix: str, tree: Params) -> Scalars:
+  """Returns the norm over the arrays of each module."""
+  return {
+    f'{prefix}/{module}': optax.tree.norm(arrays)
+    for module, arrays in tree.items()
+  }
