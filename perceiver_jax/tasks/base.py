@@ -65,12 +65,26 @@ class LossFunction(Protocol):
 class MetricsFunction(Protocol):
   """Evaluates every example of a batch by itself.
 
-  Returns metrics, which are averaged, and outcomes, for a `Report`.
+  Returns metrics, which are averaged, and outcomes, for a `Report` and for
+  metrics of the whole split.
   """
 
   def __call__(
     self, params: Params, state: State, batch: Batch
   ) -> tuple[Metrics, Outcomes]: ...
+
+
+@runtime_checkable
+class SplitMetricsFunction(Protocol):
+  """Computes metrics that are no means over examples, such as ranks.
+
+  Args:
+    outcomes: of all examples of a split, on the host, in any order.
+  """
+
+  def __call__(
+    self, outcomes: Mapping[str, np.ndarray]
+  ) -> dict[str, float]: ...
 
 
 @runtime_checkable
@@ -98,6 +112,7 @@ class Task(NamedTuple):
       depends on the places of examples, not on how they lie on devices.
     loss: of a batch, with metrics of its examples, in training.
     metrics: of the examples of a batch, in evaluation.
+    split_metrics: of the outcomes of a whole split; None: there are none.
   """
 
   inputs: InputsFunction
@@ -105,6 +120,7 @@ class Task(NamedTuple):
   augment: AugmentFunction
   loss: LossFunction
   metrics: MetricsFunction
+  split_metrics: SplitMetricsFunction | None = None
 
 
 class TaskConfig(Config):

@@ -4,7 +4,7 @@ import csv
 import heapq
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from perceiver_jax.tasks.inputs import AUDIO, IMAGE, POINTS, VIDEO
+from perceiver_jax.tasks.ranking import rank_classes
 
 PER_CLASS_FILE = 'per_class.csv'
 MISTAKES_FILE = 'mistakes.png'
@@ -74,21 +75,15 @@ class ClassReport:
 
   def save(self, directory: str | os.PathLike[str]) -> None:
     """Writes `per_class.csv`, and `mistakes.png` if there are any."""
-    directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / PER_CLASS_FILE).open('w') as file:
-      writer = csv.writer(file, lineterminator='\n')
-      writer.writerow(['class', 'name', 'examples', 'top_1', 'top_5'])
-      for label in sorted(self._counts):
-        examples, top_1, top_5 = self._counts[label]
-        accuracies = (f'{top / examples:.4f}' for top in (top_1, top_5))
-        writer.writerow([label, self._name(label), examples, *accuracies])
+    rows = []
+    for label in sorted(self._counts):
+      examples, top_1, top_5 = self._counts[label]
+      accuracies = (f'{top / examples:.4f}' for top in (top_1, top_5))
+      rows.append([label, _name(self._names, label), examples, *accuracies])
+    _write_table(directory, ['examples', 'top_1', 'top_5'], rows)
     if self._mistakes:
-      with (directory / MISTAKES_FILE).open('wb') as file:
+      with (epath.Path(directory) / MISTAKES_FILE).open('wb') as file:
         self._figure().savefig(file, format='png', dpi=100)
-
-  def _name(self, label: int) -> str:
-    return self._names[label] if label < len(self._names) else str(label)
 
   def _figure(self) -> Figure:
     rows = -(-len(self._mistakes) // _COLUMNS)
@@ -99,14 +94,64 @@ class ClassReport:
     for axes, (probability, _, mistake) in zip(grid, mistakes, strict=False):
       _DRAW[mistake.name](axes, mistake.example)
       axes.set_title(
-        f'{self._name(mistake.predicted)[:22]}  {probability:.0%}\n'
-        f'is {self._name(mistake.label)[:24]}',
+        f'{_name(self._names, mistake.predicted)[:22]}  {probability:.0%}\n'
+        f'is {_name(self._names, mistake.label)[:24]}',
         fontsize=9,
         loc='left',
       )
     for axes in figure.axes:
       axes.axis('off')
     return figure
+
+
+class TagReport:
+  """How well each of many tags of examples was told.
+
+  Args:
+    class_names: of the tags, in order; () numbers them.
+  """
+
+  def __init__(self, class_names: Sequence[str]) -> None:
+    self._names = class_names
+    self._scores: list[np.ndarray] = []
+    self._labels: list[np.ndarray] = []
+
+  def observe(
+    self, batch: Mapping[str, np.ndarray], outcomes: Mapping[str, np.ndarray]
+  ) -> None:
+    """Takes note of what `TaggingTask` says of each example."""
+    del batch
+    self._scores.append(outcomes['scores'])
+    self._labels.append(outcomes['labels'])
+
+  def save(self, directory: str | os.PathLike[str]) -> None:
+    """Writes `per_class.csv`, a class that cannot be ranked without numbers."""
+    ranking = rank_classes(
+      np.concatenate(self._scores), np.concatenate(self._labels)
+    )
+    rows = []
+    for label, (positives, *values) in enumerate(zip(*ranking, strict=True)):
+      numbers = ('' if np.isnan(value) else f'{value:.4f}' for value in values)
+      rows.append([label, _name(self._names, label), positives, *numbers])
+    _write_table(directory, ['positives', 'average_precision', 'auc'], rows)
+
+
+def _name(names: Sequence[str], label: int) -> str:
+  return names[label] if label < len(names) else str(label)
+
+
+def _write_table(
+  directory: str | os.PathLike[str],
+  columns: Sequence[str],
+  rows: Sequence[Sequence[Any]],
+) -> None:
+  """Writes a row a class: its number, its name, and what is said of it."""
+  directory = epath.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  with (directory / PER_CLASS_FILE).open('w') as file:
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(['class', 'name', *columns])
+    writer.writerows(rows)
 
 
 def _draw_image(axes: Axes, image: np.ndarray) -> None:

@@ -15,34 +15,53 @@ from perceiver_jax.training.step import make_eval_step
 
 
 def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
-  """Makes the function that returns the mean of every metric over the split.
+  """Makes the function that returns the metrics of the evaluation split.
 
-  The function compiles on its first call. Its result does not depend on the
-  number of devices, but for the order of float32 sums. It takes a state, and
-  optionally a report that is shown every example; with many processes, all
-  give one or none, and each is shown all examples.
+  They are the means over its examples, and what the task computes of all of
+  them together. The function compiles on its first call. Its result does not
+  depend on the number of devices, but for the order of float32 sums. It takes
+  a state, and optionally a report that is shown every example; with many
+  processes, all give one or none, and each is shown all examples.
   """
   eval_step = parallel.parallel_eval_step(make_eval_step(job.task))
+  split_metrics = job.task.split_metrics
 
   def evaluate(
     state: TrainState, report: Report | None = None
   ) -> dict[str, float]:
     totals: collections.Counter[str] = collections.Counter()
+    parts: list[dict[str, np.ndarray]] = []
+
+    def note(sums, batch, outcomes):
+      totals.update(jax.device_get(sums))
+      if report is None and split_metrics is None:
+        return
+      examples, outcomes = _examples(*parallel.gather((batch, outcomes)))
+      if report is not None:
+        report.observe(examples, outcomes)
+      if split_metrics is not None:
+        parts.append(outcomes)
+
     batches = eval_batches(job.config.data, shard=this_process())
     with device_batches(job, batches) as on_devices:
-      previous: dict[str, jax.Array] = {}
+      previous = None
       for batch in on_devices:
         sums, outcomes = eval_step(state, batch)
-        if report is not None:
-          report.observe(*_examples(*parallel.gather((batch, outcomes))))
+        if report is None:
+          batch = {'mask': batch['mask']}
         # Fetched while the next batch is under way.
-        totals.update(jax.device_get(previous))
-        previous = sums
-    totals.update(jax.device_get(previous))
+        if previous is not None:
+          note(*previous)
+        previous = sums, batch, outcomes
+    note(*previous)
     totals = {name: float(total) for name, total in totals.items()}
     count = totals.pop('count')
-    means = {name: total / count for name, total in totals.items()}
-    return means | {'num_examples': count}
+    metrics = {name: total / count for name, total in totals.items()}
+    if split_metrics is not None:
+      metrics |= split_metrics(
+        jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+      )
+    return metrics | {'num_examples': count}
 
   return evaluate
 

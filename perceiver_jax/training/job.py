@@ -10,7 +10,7 @@ import optax
 
 from perceiver_jax.data.base import Shard, prefetch
 from perceiver_jax.data.prefetch import Prefetcher
-from perceiver_jax.tasks.base import Batch, Metrics, Task
+from perceiver_jax.tasks.base import Batch, Metrics, Outcomes, Task
 from perceiver_jax.training import parallel
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.state import TrainState, init_state
@@ -113,12 +113,18 @@ def loss_batch(job: Job) -> Batch:
 
 
 def _metric_names(task: Task, device_batch: Batch) -> list[str]:
-  """Returns the names of the metrics of an evaluation, computing nothing."""
+  """Returns the names of the metrics of an evaluation, evaluating nothing."""
 
-  def metrics(batch: Batch) -> Metrics:
-    return task.metrics(*task.init(jax.random.key(0), batch), batch)[0]
+  def evaluated(batch: Batch) -> tuple[Metrics, Outcomes]:
+    return task.metrics(*task.init(jax.random.key(0), batch), batch)
 
-  return list(jax.eval_shape(metrics, device_batch))
+  metrics, outcomes = jax.eval_shape(evaluated, device_batch)
+  names = list(metrics)
+  if task.split_metrics is not None:
+    names += task.split_metrics(
+      {name: np.zeros(a.shape, a.dtype) for name, a in outcomes.items()}
+    )
+  return names
 
 
 def first_state(job: Job) -> TrainState:
