@@ -115,8 +115,9 @@ class Processor(hk.Module):
     rngs = _split(hk.next_rng_key() if is_training else None)
     num_crosses = len(crosses)
     if config.cross_attend_placement is Placement.START:
-      crosses = self._stack(crosses)
-      latents = self._repeat(attend, latents, crosses, rngs[0], num_crosses)
+      if crosses:
+        crosses = self._stack(crosses)
+        latents = self._repeat(attend, latents, crosses, rngs[0], num_crosses)
       blocks = self._stack(blocks)
       return self._repeat(transform, latents, blocks, rngs[1], group)
 

@@ -64,6 +64,7 @@ CONFIGS = {
     'num_cross_attends': 3,
     'cross_attend_placement': Placement.START,
   },
+  'once_at_start': {'cross_attend_placement': Placement.START},
   'v1_unshared': {
     'num_cross_attends': 3,
     'num_blocks': 3,
