@@ -1,0 +1,67 @@
+"""The benchmarks of speed run, and compare what computes the same."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _run(*arguments):
+  ended = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT / 'benchmarks',
+    capture_output=True,
+    text=True,
+  )
+  assert ended.returncode == 0, ended.stderr
+  return ended.stdout
+
+
+@pytest.mark.slow
+def test_training_steps_of_all_contenders_are_those_of_the_plain_one(tmp_path):
+  pytest.importorskip('transformers')
+  pytest.importorskip('perceiver_pytorch')
+  path = tmp_path / 'rows.json'
+  sizes = ['--image_size=24', '--num_blocks=2', '--num_latents=8']
+  table = _run('train_step.py', *sizes, '--repeats=1', f'--json={path}')
+  rows = json.loads(path.read_text())['rows']
+  assert [(row['model'], row['contender']) for row in rows] == [
+    ('perceiver', 'plain'),
+    ('perceiver', 'ours'),
+    ('perceiver', 'lucidrains'),
+    ('perceiver_io', 'plain'),
+    ('perceiver_io', 'ours'),
+    ('perceiver_io', 'huggingface'),
+  ]
+  for row in rows:
+    assert row['step_seconds'] > 0
+    assert row['contender'] in table
+    if row['contender'] == 'lucidrains':  # Another model.
+      assert row['gradient_error'] is None
+    else:
+      assert row['logits_error'] < 1e-4
+      assert row['gradient_error'] < 1e-3
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_grows_less_than_that_of_the_plain_one(tmp_path):
+  json_path, png_path = tmp_path / 'rows.json', tmp_path / 'curves.png'
+  _run(
+    'scaling.py',
+    '--only=image_size',
+    '--largest=64',
+    '--repeats=1',
+    f'--json={json_path}',
+    f'--png={png_path}',
+  )
+  rows = json.loads(json_path.read_text())['rows']
+  sizes = {(row['contender'], row['value']): row['bytes'] for row in rows}
+  grown = {
+    name: sizes[name, 64**2] - sizes[name, 32**2] for name in ('plain', 'ours')
+  }
+  assert 0 < grown['ours'] < grown['plain'] / 4
+  assert png_path.read_bytes().startswith(b'\x89PNG')
