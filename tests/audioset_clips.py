@@ -24,6 +24,7 @@ def write_classes(manual_dir: pathlib.Path) -> None:
   for index, (mid, name) in enumerate(CLASSES.items()):
     lines.append(f'{index},{mid},"{name}"')
   text = '\n'.join(lines)
+  manual_dir.mkdir(parents=True, exist_ok=True)
   (manual_dir / 'class_labels_indices.csv').write_text(f'{text}\n')
 
 

@@ -3,16 +3,16 @@
 import dataclasses
 import hashlib
 import os
-import pathlib
-import shutil
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 from tensorflow_datasets.core import dataset_builder
 
 from perceiver_jax import ffmpeg
-from perceiver_jax.data.audioset import segments
+from perceiver_jax.data.audioset import cluster, segments
 from perceiver_jax.data.audioset.clips import ClipFiles
+from perceiver_jax.data.audioset.files import move_or_link
 from perceiver_jax.data.audioset.report import write_report
 from perceiver_jax.data.audioset.shards import (
   Shard,
@@ -48,21 +48,23 @@ class Preparation:
   """How the data is prepared.
 
   Attributes:
-    num_threads: how many clips are read at once, each by its own FFmpeg.
+    num_threads: how many clips are read at once, each by its own FFmpeg. None
+      is as many as there are cores; one if Beam, which uses them all, does it.
     segments_per_shard: how many segments of a list make one file; a clip of
       ten seconds takes about 5 MB of it. What is interrupted goes on after the
       last whole file.
     part: (i, n) for every n-th segment from the i-th on, i in 1..n.
   """
 
-  num_threads: int = os.cpu_count() or 1
+  num_threads: int | None = None
   segments_per_shard: int = 256
   part: tuple[int, int] = (1, 1)
 
   def __post_init__(self) -> None:
     for name in ('num_threads', 'segments_per_shard'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1, got {self}.')
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f'{name} must be at least 1, got {value}.')
     number, count = self.part
     if not 1 <= number <= count:
       raise ValueError(f'part must be i of n with i in 1..n, got {self.part}.')
@@ -109,17 +111,19 @@ class Audioset(dataset_builder.FileReaderBuilder):
     dl_manager: tfds.download.DownloadManager,
     download_config: tfds.download.DownloadConfig,
   ) -> None:
-    del download_config  # Of what it can say, nothing applies.
     ffmpeg.executable()  # Lest its absence be noticed after minutes.
-    shards = self._shards(pathlib.Path(dl_manager.manual_dir))
-    self._write([shard for split in shards.values() for shard in split])
-    ready = pathlib.Path(self.data_path)  # For now, a directory beside it.
+    shards = self._shards(epath.Path(dl_manager.manual_dir))
+    self._write(
+      [s for split in shards.values() for s in split], download_config
+    )
+    ready = epath.Path(self.data_path)  # For now, a directory beside it.
     outcomes = {}
-    for split, shards_of_split in shards.items():
-      outcomes[split] = [outcome_of(shard.path) for shard in shards_of_split]
-      for shard in shards_of_split:
-        # Not moved, for TFDS deletes `ready` if anything goes wrong.
-        os.link(shard.path, ready / pathlib.Path(shard.path).name)
+    for split, of_split in shards.items():
+      outcomes[split] = [outcome_of(shard.path) for shard in of_split]
+      for shard in of_split:
+        # TFDS deletes `ready` if anything goes wrong.
+        source = epath.Path(shard.path)
+        move_or_link(source, ready / source.name)
     write_report(ready, outcomes)
     self.info.set_splits(
       tfds.core.splits.SplitDict(
@@ -134,14 +138,14 @@ class Audioset(dataset_builder.FileReaderBuilder):
     )
 
   def _post_download_and_prepare_hook(self) -> None:
-    shutil.rmtree(self._unfinished)
+    self._unfinished.rmtree()
 
   @property
-  def _unfinished(self) -> pathlib.Path:
+  def _unfinished(self) -> epath.Path:
     """Where files lie that are whole, until all of them are."""
-    return pathlib.Path(self.data_dir_root, f'{self.name}_unfinished')
+    return epath.Path(self.data_dir_root, f'{self.name}_unfinished')
 
-  def _shards(self, manual_dir: pathlib.Path) -> dict[str, list[Shard]]:
+  def _shards(self, manual_dir: epath.Path) -> dict[str, list[Shard]]:
     """Reads the lists and returns what is to be done for each split.
 
     Raises:
@@ -197,7 +201,7 @@ class Audioset(dataset_builder.FileReaderBuilder):
       for name, chunk in zip(names, chunks, strict=True)
     ]
 
-  def _begin(self, lists: list[pathlib.Path]) -> None:
+  def _begin(self, lists: list[epath.Path]) -> None:
     """Makes sure that files of an earlier run are of the same lists."""
     digest = hashlib.sha256()
     for path in lists:
@@ -218,12 +222,19 @@ class Audioset(dataset_builder.FileReaderBuilder):
         'got others; go on with those, or delete it to begin anew.'
       )
 
-  def _write(self, shards: list[Shard]) -> None:
-    """Writes the shards that an earlier run has not."""
-    done = {shard.path for shard in shards if outcome_of(shard.path)}
-    num_segments = sum(len(shard.segments) for shard in shards)
-    steps = sum(len(s.segments) for s in shards if s.path in done)
-    with Progress(num_segments, 1, unit='clips') as progress:
+  def _write(
+    self, shards: list[Shard], download_config: tfds.download.DownloadConfig
+  ) -> None:
+    """Writes the shards that no earlier run has written."""
+    left = [shard for shard in shards if not outcome_of(shard.path)]
+    num_threads = self._preparation.num_threads
+    runner, options = download_config.beam_runner, download_config.beam_options
+    if left and not (runner is None and options is None):
+      cluster.write_shards(left, num_threads or 1, runner, options)
+      return
+    total = sum(len(shard.segments) for shard in shards)
+    steps = total - sum(len(shard.segments) for shard in left)
+    with Progress(total, 1, unit='clips') as progress:
 
       def on_segment() -> None:
         nonlocal steps
@@ -231,6 +242,5 @@ class Audioset(dataset_builder.FileReaderBuilder):
         progress.update(steps)
 
       progress.update(steps)
-      for shard in shards:
-        if shard.path not in done:
-          write_shard(shard, self._preparation.num_threads, on_segment)
+      for shard in left:
+        write_shard(shard, num_threads or os.cpu_count() or 1, on_segment)

@@ -1,6 +1,7 @@
 """The files of clips: which one a segment has, and what is in it."""
 
 import enum
+import logging
 import os
 import pathlib
 import re
@@ -9,9 +10,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from jaxtyping import Int16
 
 from perceiver_jax.data import media
+from perceiver_jax.data.audioset import files
 from perceiver_jax.data.audioset.segments import Segment
 
 SAMPLE_RATE_HZ = 48_000
@@ -32,6 +35,9 @@ _TRUNCATED_SECS = 0.1
 _SILENT_PEAK = 32  # Of 32,767: -60 dB.
 
 
+_log = logging.getLogger(__name__)
+
+
 class ClipFiles:
   """The files of a directory and all below it, by segment.
 
@@ -39,27 +45,37 @@ class ClipFiles:
   in AudioSet but once, `ID`; a `Y` may stand before the id. Times are seconds
   with any number of decimals, or whole milliseconds.
 
+  Other files are ignored, with a warning.
+
   Raises:
-    OSError: there is no such directory.
+    ValueError: there are no files of clips.
   """
 
-  def __init__(self, directory: os.PathLike[str]):
-    self._directory = pathlib.Path(directory)
-    if not self._directory.is_dir():
-      raise FileNotFoundError(
-        f'{directory} must be the directory of the clips, got none.'
-      )
+  def __init__(self, directory: epath.Path):
+    self._directory = directory
     self._names: dict[str, list[str]] = defaultdict(list)
-    for parent, _, names in os.walk(directory):
-      inner = os.path.relpath(parent, directory)
+    ignored = []
+    for parent, _, names in directory.walk():
+      inner = parent.relative_to(directory)
       for name in names:
         stem, suffix = os.path.splitext(name)
         match = _NAME.fullmatch(stem)
         if match and suffix.lower() in SUFFIXES:
-          self._names[match['id']].append(os.path.join(inner, name))
-
-  def __len__(self) -> int:
-    return sum(map(len, self._names.values()))
+          self._names[match['id']].append(str(inner / name))
+        else:
+          ignored.append(str(inner / name))
+    if not self._names:
+      raise ValueError(
+        f'{directory} must have files named ID_START, with one of the endings '
+        f'{SUFFIXES}, got {ignored[:3] or "none"}.'
+      )
+    if ignored:
+      _log.warning(
+        'Ignored %d files of %s that are not named as clips are, such as %s',
+        len(ignored),
+        directory,
+        ignored[0],
+      )
 
   def of(self, segment: Segment) -> str | None:
     """Returns the file of a segment, None if there is none."""
@@ -143,18 +159,8 @@ def read_clip(path: str | None, secs: float) -> Clip:
   """
   if path is None:
     return Clip(_NO_SOUND, [], (Remark.MISSING,))
-  sound, frames, errors = _NO_SOUND, [], []
-  try:
-    num_samples = round(secs * SAMPLE_RATE_HZ)
-    sound = media.read_sound(path, SAMPLE_RATE_HZ, num_samples)
-  except ValueError as error:
-    errors.append(str(error))
-  try:
-    num_frames = round(secs * FRAME_RATE_HZ)
-    frames = media.read_frames(path, FRAME_RATE_HZ, num_frames, SHORT_SIDE)
-  except ValueError as error:
-    errors.append(str(error))
-  detail = '; '.join(errors)
+  with files.local_copy(path) as local:
+    sound, frames, detail = _read(local, secs)
   lengths = [
     count / rate_hz
     for count, rate_hz in (
@@ -175,6 +181,24 @@ def read_clip(path: str | None, secs: float) -> Clip:
     is_read = any(lengths)
     remarks = [Remark.TOO_SHORT if is_read else Remark.UNREADABLE]
   return Clip(sound, frames, tuple(remarks), detail)
+
+
+def _read(
+  path: str, secs: float
+) -> tuple[Int16[np.ndarray, ' S'], list[bytes], str]:
+  """Returns sound, frames, and what was said of those that are not there."""
+  sound, frames, errors = _NO_SOUND, [], []
+  try:
+    num_samples = round(secs * SAMPLE_RATE_HZ)
+    sound = media.read_sound(path, SAMPLE_RATE_HZ, num_samples)
+  except ValueError as error:
+    errors.append(str(error))
+  try:
+    num_frames = round(secs * FRAME_RATE_HZ)
+    frames = media.read_frames(path, FRAME_RATE_HZ, num_frames, SHORT_SIDE)
+  except ValueError as error:
+    errors.append(str(error))
+  return sound, frames, '; '.join(errors)
 
 
 def _is_truncated(lengths: Iterable[float], secs: float) -> bool:

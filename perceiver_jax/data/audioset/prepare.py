@@ -1,19 +1,31 @@
-"""Prepares AudioSet, for `python -m` and for tests."""
+"""AudioSet prepared from lists and clips, or merged from prepared parts."""
 
 import contextlib
 import os
-import pathlib
 import sys
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
+from etils import epath
 
-from perceiver_jax.data.audioset.builder import Audioset, Preparation
+from perceiver_jax.data.audioset import cluster, files, report
+from perceiver_jax.data.audioset.builder import (
+  CLIPS_DIRECTORY,
+  Audioset,
+  Preparation,
+)
+from perceiver_jax.data.audioset.segments import CLASSES_FILE
+
+Path = str | os.PathLike[str]
+
+FILE_FORMAT = 'array_record'
 
 
 def prepare(
-  manual_dir: str | os.PathLike[str],
-  data_dir: str | os.PathLike[str],
+  manual_dir: Path,
+  data_dir: Path,
   preparation: Preparation | None = None,
+  beam_options: Sequence[str] | None = None,
 ) -> Audioset:
   """Prepares AudioSet as array_record, unless it is prepared already.
 
@@ -23,6 +35,8 @@ def prepare(
     manual_dir: with the lists and the clips; see `Audioset`.
     data_dir: the TFDS directory to write to.
     preparation: how to do it.
+    beam_options: if Beam is to do it, the flags of its pipeline, such as
+      `['--runner=DirectRunner']`.
 
   Returns:
     The builder of the prepared data.
@@ -30,16 +44,95 @@ def prepare(
   Raises:
     OSError: a list or the clips are missing, or there is no FFmpeg.
     ValueError: a list is wrong.
+    ImportError: Beam is not installed.
   """
-  manual_dir = pathlib.Path(manual_dir)
-  if not manual_dir.is_dir():
-    raise FileNotFoundError(f'{manual_dir} must be a directory, got none.')
+  manual_dir = epath.Path(manual_dir)
+  needed = (CLASSES_FILE, CLIPS_DIRECTORY)
+  missing = [name for name in needed if not (manual_dir / name).exists()]
+  if missing:
+    raise FileNotFoundError(
+      f'{manual_dir} must hold {CLASSES_FILE}, lists of segments and '
+      f'{CLIPS_DIRECTORY}, got no {" and no ".join(missing)}.'
+    )
   builder = Audioset(
-    data_dir=data_dir, file_format='array_record', preparation=preparation
+    data_dir=data_dir, file_format=FILE_FORMAT, preparation=preparation
   )
+  config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+  if beam_options is not None:
+    config.beam_options = cluster.pipeline_options(beam_options)
   # TFDS prints, and stdout may be somebody's JSON.
   with contextlib.redirect_stdout(sys.stderr):
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
-    )
+    builder.download_and_prepare(download_config=config)
   return builder
+
+
+def merge(data_dirs: Sequence[Path], data_dir: Path) -> Audioset:
+  """Makes one data set of parts that several machines have prepared.
+
+  Args:
+    data_dirs: the TFDS directories of the parts, in the order in which their
+      examples shall be.
+    data_dir: the TFDS directory to write to. Files are hard links where that
+      is possible, otherwise copies; the parts stay what they are.
+
+  Returns:
+    The builder of the merged data.
+
+  Raises:
+    OSError: the merged data exists already, or cannot be written.
+    ValueError: there is no part in a directory, or they differ in classes.
+  """
+  parts = [_prepared_part(directory) for directory in data_dirs]
+  builder = Audioset(data_dir=data_dir, file_format=FILE_FORMAT)
+  ready = epath.Path(builder.data_path)
+  if ready.exists():
+    raise FileExistsError(f'{ready} must not exist yet, got it.')
+  names = parts[0].info.features['labels'].feature.names
+  for part in parts:
+    if part.info.features['labels'].feature.names != names:
+      raise ValueError(
+        f'{part.data_path} must have the classes of {parts[0].data_path}, got '
+        'others.'
+      )
+  merged = tfds.builder_from_directories([str(p.data_path) for p in parts])
+  unfinished = ready.with_name(f'{ready.name}.unfinished')
+  unfinished.rmtree(missing_ok=True)
+  unfinished.mkdir(parents=True)
+  builder.info.features['labels'].feature.names = names
+  builder.info.set_splits(
+    tfds.core.splits.SplitDict(
+      _merge_split(split, unfinished) for split in merged.info.splits.values()
+    )
+  )
+  report.merge_reports([epath.Path(p.data_path) for p in parts], unfinished)
+  builder.info.write_to_directory(unfinished)
+  unfinished.rename(ready)
+  return Audioset(data_dir=data_dir)
+
+
+def _prepared_part(data_dir: Path) -> Audioset:
+  part = Audioset(data_dir=data_dir)
+  if not part.is_prepared():
+    raise ValueError(f'{data_dir} must hold prepared AudioSet, got none.')
+  return part
+
+
+def _merge_split(
+  split: tfds.core.SplitInfo, target: epath.Path
+) -> tfds.core.SplitInfo:
+  """Puts the files of all parts of a split into `target`, by new names."""
+  template = tfds.core.ShardedFileTemplate(
+    dataset_name=Audioset.name,
+    data_dir=target,
+    split=split.name,
+    filetype_suffix=FILE_FORMAT,
+  )
+  instructions = split.file_instructions
+  names = template.sharded_filepaths(len(instructions))
+  for instruction, name in zip(instructions, names, strict=True):
+    files.link_or_copy(epath.Path(instruction.filename), epath.Path(name))
+  return tfds.core.SplitInfo(
+    name=split.name,
+    shard_lengths=[each.examples_in_shard for each in instructions],
+    num_bytes=split.num_bytes,
+  )

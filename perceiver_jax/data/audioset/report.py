@@ -2,9 +2,10 @@
 
 import csv
 import json
-import pathlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+
+from etils import epath
 
 from perceiver_jax.data.audioset.clips import Remark
 from perceiver_jax.data.audioset.shards import Outcome
@@ -16,7 +17,7 @@ Counts = dict[str, dict[str, int]]
 
 
 def write_report(
-  directory: pathlib.Path, outcomes: Mapping[str, Iterable[Outcome]]
+  directory: epath.Path, outcomes: Mapping[str, Iterable[Outcome]]
 ) -> None:
   """Writes `report.json`, the counts, and `unusual.csv`, the clips behind them.
 
@@ -24,8 +25,8 @@ def write_report(
     directory: where to.
     outcomes: of the shards of each split.
   """
-  with (directory / UNUSUAL_FILE).open('w', newline='') as file:
-    writer = csv.writer(file)
+  with (directory / UNUSUAL_FILE).open('w') as file:
+    writer = csv.writer(file, lineterminator='\n')
     writer.writerow(['split', 'video_id', 'start', 'remarks', 'detail'])
     for split, shards in outcomes.items():
       for shard in shards:
@@ -34,8 +35,7 @@ def write_report(
           row = [split, clip.video_id, clip.start, remarks, clip.detail]
           writer.writerow(row)
   counts = {split: count(shards) for split, shards in outcomes.items()}
-  text = json.dumps(counts, indent=2)
-  (directory / REPORT_FILE).write_text(f'{text}\n')
+  _write_counts(directory, counts)
 
 
 def count(shards: Iterable[Outcome]) -> dict[str, int]:
@@ -49,7 +49,25 @@ def count(shards: Iterable[Outcome]) -> dict[str, int]:
   return dict(counts)
 
 
-def read_report(directory: pathlib.Path) -> Counts:
+def merge_reports(parts: Iterable[epath.Path], directory: epath.Path) -> None:
+  """Writes the report of all parts together.
+
+  Args:
+    parts: directories of prepared data.
+    directory: where to.
+  """
+  totals: dict[str, Counter[str]] = {}
+  lines: list[str] = []
+  for part in parts:
+    for split, counts in read_report(part).items():
+      totals.setdefault(split, Counter()).update(counts)
+    head, *rows = (part / UNUSUAL_FILE).read_text().splitlines(keepends=True)
+    lines += rows if lines else [head, *rows]
+  (directory / UNUSUAL_FILE).write_text(''.join(lines))
+  _write_counts(directory, totals)
+
+
+def read_report(directory: epath.Path) -> Counts:
   """Returns the counts of prepared data, by split."""
   return json.loads((directory / REPORT_FILE).read_text())
 
@@ -57,13 +75,24 @@ def read_report(directory: pathlib.Path) -> Counts:
 def summary(counts: Counts) -> str:
   """Returns the counts as lines to show, one for each split."""
   lines = []
-  for split, by_remark in counts.items():
-    left_out = [r for r in Remark if r.is_left_out]
-    kept = [r for r in Remark if not r.is_left_out]
-    parts = []
-    for title, remarks in (('left out', left_out), ('among them', kept)):
-      named = [f'{by_remark[r.value]} {r.value}' for r in remarks]
-      parts.append(f'{title}: {", ".join(named)}')
-    total = f'{by_remark["prepared"]} of {by_remark["listed"]} prepared'
-    lines.append(f'{split}: {total}; {parts[1]}; {parts[0]}')
+  for split, by_name in counts.items():
+    groups = [
+      ', '.join(
+        f'{by_name[remark.value]} {remark.value}'
+        for remark in Remark
+        if remark.is_left_out is is_left_out
+      )
+      for is_left_out in (True, False)
+    ]
+    lines.append(
+      f'{split}: prepared {by_name["prepared"]} of {by_name["listed"]} '
+      f'(left out: {groups[0]}; kept: {groups[1]})'
+    )
   return '\n'.join(lines)
+
+
+def _write_counts(
+  directory: epath.Path, counts: Mapping[str, Mapping[str, int]]
+) -> None:
+  text = json.dumps(counts, indent=2)
+  (directory / REPORT_FILE).write_text(f'{text}\n')

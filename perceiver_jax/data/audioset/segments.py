@@ -4,13 +4,11 @@ Source: research.google.com/audioset/download.html.
 """
 
 import csv
-import os
-import pathlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-Path = str | os.PathLike[str]
+from etils import epath
 
 SPLITS = ('balanced_train', 'unbalanced_train', 'eval')
 CLASSES_FILE = 'class_labels_indices.csv'
@@ -44,7 +42,7 @@ class Segment(NamedTuple):
     return self.end - self.start
 
 
-def read_classes(path: Path) -> dict[str, str]:
+def read_classes(path: epath.Path) -> dict[str, str]:
   """Reads `class_labels_indices.csv`.
 
   Returns:
@@ -72,7 +70,7 @@ def read_classes(path: Path) -> dict[str, str]:
   return classes
 
 
-def read_segments(path: Path, mids: list[str]) -> list[Segment]:
+def read_segments(path: epath.Path, mids: list[str]) -> list[Segment]:
   """Reads a list such as `eval_segments.csv`.
 
   Args:
@@ -90,13 +88,13 @@ def read_segments(path: Path, mids: list[str]) -> list[Segment]:
   return segments
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _rows(path: epath.Path) -> Iterator[tuple[str, list[str]]]:
   """Yields the lines but for comments, each with its place for messages."""
-  with pathlib.Path(path).open(newline='', encoding='utf-8') as file:
-    reader = csv.reader(file, skipinitialspace=True)
-    for row in reader:
-      if row and not row[0].startswith('#'):
-        yield f'{path}, line {reader.line_num},', row
+  lines = path.read_text(encoding='utf-8').splitlines()
+  reader = csv.reader(lines, skipinitialspace=True)
+  for row in reader:
+    if row and not row[0].startswith('#'):
+      yield f'{path}, line {reader.line_num},', row
 
 
 def _segment(place: str, row: list[str], indices: dict[str, int]) -> Segment:

@@ -2,16 +2,15 @@
 
 import collections
 import json
-import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
-from perceiver_jax.data.audioset import clips
+from perceiver_jax.data.audioset import clips, files
 from perceiver_jax.data.audioset.segments import Segment
 
 _DONE_SUFFIX = '.done.json'
@@ -97,7 +96,7 @@ class Outcome(NamedTuple):
 
 def outcome_of(path: str) -> Outcome | None:
   """Returns what became of the shard of this path, None if it is not done."""
-  done = pathlib.Path(path + _DONE_SUFFIX)
+  done = epath.Path(path + _DONE_SUFFIX)
   if not done.exists():
     return None
   *counts, unusual = json.loads(done.read_text())
@@ -133,14 +132,13 @@ def write_shard(
         sizes.append(len(data))
       on_segment()
 
-  unfinished = f'{shard.path}.unfinished'
   file_format = tfds.core.FileFormat(shard.file_format)
-  tfds.core.ExampleWriter(file_format).write(unfinished, examples())
-  os.replace(unfinished, shard.path)
+  with files.whole_file(shard.path) as unfinished:
+    tfds.core.ExampleWriter(file_format).write(unfinished, examples())
   outcome = Outcome(len(shard.segments), len(sizes), sum(sizes), tuple(unusual))
-  # Last, since it says that the file is whole.
-  pathlib.Path(unfinished).write_text(json.dumps(outcome))
-  os.replace(unfinished, shard.path + _DONE_SUFFIX)
+  # Last, since it says that the other is whole.
+  with files.whole_file(shard.path + _DONE_SUFFIX) as unfinished:
+    epath.Path(unfinished).write_text(json.dumps(outcome))
   return outcome
 
 

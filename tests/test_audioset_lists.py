@@ -1,0 +1,130 @@
+"""The official lists, and the names of files, right and wrong."""
+
+import audioset_clips
+import pytest
+from etils import epath
+
+from perceiver_jax.data.audioset import segments
+from perceiver_jax.data.audioset.clips import ClipFiles
+
+_MIDS = list(audioset_clips.CLASSES)
+_GOOD = '-abcdefg_-1, 30.000, 40.000, "/m/04rlf,/t/dd00003"\n'
+
+
+def test_lists_are_read_as_they_are_published(tmp_path):
+  audioset_clips.write_classes(tmp_path)
+  audioset_clips.write_list(
+    tmp_path,
+    'eval',
+    [('-abcdefg_-1', 30, 40, [1, 3]), ('01234567890', 0.5, 9, [0])],
+  )
+  classes = segments.read_classes(epath.Path(tmp_path, segments.CLASSES_FILE))
+  assert classes == audioset_clips.CLASSES
+  path = epath.Path(tmp_path, segments.list_file('eval'))
+  assert segments.read_segments(path, list(classes)) == [
+    ('-abcdefg_-1', 30, 40, (1, 3)),
+    ('01234567890', 0.5, 9, (0,)),
+  ]
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('-abcdefg_-1, 30.000, 40.000', 'the id of a video'),
+    ('-abcdefg_-1, 30.000, 40.000, "/m/04rlf", 1', 'the id of a video'),
+    ('-abcdefg_-1, thirty, 40.000, "/m/04rlf"', 'the id of a video'),
+    ('-abcdefg_-1, 40.000, 30.000, "/m/04rlf"', 'the id of a video'),
+    ('-abcdefg_-1, 30.000, nan, "/m/04rlf"', 'the id of a video'),
+    ('-abcdefg_-1, 30.000, inf, "/m/04rlf"', 'the id of a video'),
+    ('-abcdefg_-1, -1, 40.000, "/m/04rlf"', 'the id of a video'),
+    ('tooshort, 30.000, 40.000, "/m/04rlf"', 'the id of a video'),
+    ('-abcdefg_-1, 30.000, 40.000, "/m/nosuch"', r"got \['/m/nosuch'\]"),
+    ('-abcdefg_-1, 30.000, 40.000, ""', r"labels of class_lab.* got \[''\]"),
+  ],
+)
+def test_bad_line_of_a_list_is_refused_by_file_and_line(
+  line, message, tmp_path
+):
+  path = epath.Path(tmp_path, 'eval_segments.csv')
+  path.write_text(f'# a comment\n{_GOOD}{line}\n{_GOOD}')
+  with pytest.raises(ValueError, match=message) as error:
+    segments.read_segments(path, _MIDS)
+  assert f'{path}, line 3, must' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'line', ['2,/m/0838f', '3,/m/0838f,Water', '2,/m/09x0r,Water', '2,/m/x,Music']
+)
+def test_bad_line_of_the_classes_is_refused_by_file_and_line(line, tmp_path):
+  path = epath.Path(tmp_path, 'class_labels_indices.csv')
+  head = 'index,mid,display_name\n0,/m/09x0r,Speech\n1,/m/04rlf,Music\n'
+  path.write_text(f'{head}{line}\n')
+  with pytest.raises(ValueError) as error:
+    segments.read_classes(path)
+  assert f'{path}, line 4, must' in str(error.value)
+
+
+def test_list_without_lines_is_refused(tmp_path):
+  path = epath.Path(tmp_path, 'eval_segments.csv')
+  path.write_text('# YTID, start_seconds, end_seconds, positive_labels\n')
+  with pytest.raises(ValueError, match='one segment at least, got none'):
+    segments.read_segments(path, _MIDS)
+  with pytest.raises(ValueError, match='one class at least, got none'):
+    segments.read_classes(path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'is_it'),
+  [
+    ('-bcdefghij_.wav', True),
+    ('-bcdefghij__30.mp4', True),
+    ('-bcdefghij__30.000.MKV', True),
+    ('-bcdefghij__29.9.webm', True),
+    ('-bcdefghij__30000.flac', True),
+    ('-bcdefghij__30_40.m4a', True),
+    ('-bcdefghij__30.0-40.0.m4a', True),
+    ('-bcdefghij__30000_40000.m4a', True),
+    ('Y-bcdefghij__30.000_40.000.wav', True),
+    ('deep/down/Y-bcdefghij_.wav', True),
+    ('-bcdefghij__40.wav', False),
+    ('-bcdefghij__3.wav', False),
+    ('-bcdefghij__30.avi', False),
+    ('-bcdefghij__30.wav.part', False),
+    ('-bcdefghij.wav', False),
+    ('--bcdefghij__30.wav', False),
+  ],
+)
+def test_file_of_a_segment_is_found_by_its_name(name, is_it, tmp_path):
+  other = tmp_path / '0123456789-_0.wav'
+  other.write_text('')
+  path = tmp_path / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text('')
+  found = ClipFiles(epath.Path(tmp_path)).of(
+    segments.Segment('-bcdefghij_', 30.0, 40.0, (0,))
+  )
+  assert found == (str(path) if is_it else None)
+
+
+def test_file_with_pictures_is_preferred(tmp_path):
+  for name in ('0123456789-.wav', '0123456789-_7.webm', '0123456789-_7.flac'):
+    (tmp_path / name).write_text('')
+  found = ClipFiles(epath.Path(tmp_path)).of(
+    segments.Segment('0123456789-', 7.0, 9.0, (0,))
+  )
+  assert found == str(tmp_path / '0123456789-_7.webm')
+
+
+def test_names_that_say_nothing_are_reported(tmp_path, caplog):
+  for name in ('0123456789-.wav', 'my song.mp3'):
+    (tmp_path / name).write_text('')
+  ClipFiles(epath.Path(tmp_path))
+  assert 'Ignored 1 files' in caplog.text and 'my song.mp3' in caplog.text
+
+
+def test_directory_without_clips_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=f'{tmp_path} must have files .* none'):
+    ClipFiles(epath.Path(tmp_path))
+  (tmp_path / 'my song.mp3').write_text('')
+  with pytest.raises(ValueError, match=r"got \['my song.mp3'\]"):
+    ClipFiles(epath.Path(tmp_path))

@@ -1,0 +1,372 @@
+"""AudioSet prepared from what people have: damaged, in parts, interrupted."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import audioset_clips
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from etils import epath
+
+from perceiver_jax import ffmpeg
+from perceiver_jax.data.audioset.__main__ import main
+from perceiver_jax.data.audioset.builder import Preparation
+from perceiver_jax.data.audioset.clips import Remark, read_clip
+from perceiver_jax.data.audioset.prepare import merge, prepare
+from perceiver_jax.data.records import Records, prepared_builder
+
+IDS = [f'clip-number{number}'[-11:] for number in range(7)]
+ONE_EACH = Preparation(num_threads=1, segments_per_shard=1)
+
+
+@pytest.fixture(scope='module')
+def odd_clips(tmp_path_factory):
+  """A directory with a file for each thing that can be wrong."""
+  directory = tmp_path_factory.mktemp('odd')
+  make = audioset_clips.make_clip
+  make(directory / 'whole.mkv')
+  make(directory / 'silent.mkv', hz=0)
+  make(directory / 'audio_only.wav', size=None)
+  make(directory / 'video_only.mp4', hz=None)
+  make(directory / 'too_short.mp4', secs=1.2)
+  make(directory / 'truncated.mp4', secs=1.8)
+  whole = (directory / 'whole.mkv').read_bytes()
+  # Matroska can be played from the beginning; MP4 needs its end.
+  (directory / 'cut.mkv').write_bytes(whole[: len(whole) * 8 // 10])
+  film = (directory / 'video_only.mp4').read_bytes()
+  (directory / 'cut.mp4').write_bytes(film[: len(film) // 2])
+  (directory / 'notes.mp4').write_text('not a film')
+  (directory / 'empty.wav').write_bytes(b'')
+  return directory
+
+
+@pytest.mark.parametrize(
+  ('name', 'remarks', 'has_sound', 'has_frames'),
+  [
+    ('whole.mkv', [], True, True),
+    ('silent.mkv', [Remark.SILENT], True, True),
+    ('audio_only.wav', [Remark.AUDIO_ONLY], True, False),
+    ('video_only.mp4', [Remark.VIDEO_ONLY], False, True),
+    ('too_short.mp4', [Remark.TOO_SHORT], False, False),
+    ('truncated.mp4', [Remark.TRUNCATED], True, True),
+    ('cut.mkv', [Remark.TRUNCATED], True, True),
+    ('cut.mp4', [Remark.UNREADABLE], False, False),
+    ('notes.mp4', [Remark.UNREADABLE], False, False),
+    ('empty.wav', [Remark.UNREADABLE], False, False),
+  ],
+)
+def test_what_is_wrong_with_a_clip_is_said(
+  name, remarks, has_sound, has_frames, odd_clips
+):
+  clip = read_clip(str(odd_clips / name), 2.0)
+  assert list(clip.remarks) == remarks
+  assert clip.is_left_out is not (has_sound or has_frames)
+  assert (len(clip.sound) > 0, len(clip.frames) > 0) == (has_sound, has_frames)
+  if Remark.UNREADABLE in remarks:
+    assert name in clip.detail
+
+
+def test_a_missing_clip_is_said():
+  assert read_clip(None, 2.0).remarks == (Remark.MISSING,)
+
+
+def _write_manual_dir(directory, ids, split='eval', **options):
+  """Writes lists, and a clip of a tone for each id, each of its own pitch."""
+  audioset_clips.write_classes(directory)
+  audioset_clips.write_list(
+    directory, split, [(video_id, 3, 5, [0]) for video_id in ids]
+  )
+  for video_id in ids:
+    audioset_clips.make_clip(
+      directory / 'clips' / f'{video_id}_3.wav',
+      hz=500 + 100 * IDS.index(video_id),
+      **{'size': None} | options,
+    )
+
+
+@pytest.fixture(scope='module')
+def manual_dir(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('manual')
+  _write_manual_dir(directory, IDS)
+  return directory
+
+
+@pytest.fixture(scope='module')
+def data_dir(manual_dir, tmp_path_factory):
+  directory = tmp_path_factory.mktemp('tfds')
+  prepare(manual_dir, directory)
+  return directory
+
+
+def _examples(data_dir, split='eval'):
+  records = Records(prepared_builder('audioset', str(data_dir)), split)
+  return [records[index] for index in range(len(records))]
+
+
+def _assert_same(actual, expected):
+  assert [e['video_id'] for e in actual] == [e['video_id'] for e in expected]
+  for one, other in zip(actual, expected, strict=True):
+    assert one.keys() == other.keys()
+    for name in one:
+      np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_segments_that_are_not_whole_are_counted_by_reason(odd_clips, tmp_path):
+  names = [path.name for path in sorted(odd_clips.iterdir())]
+  ids = {name: f'{name:_<11.11}'.replace('.', '-') for name in names}
+  segments = [(video_id, 0, 2, [1]) for video_id in ids.values()]
+  segments.append(('nothing-at-', 0, 2, [1]))
+  manual_dir = tmp_path / 'manual'
+  (manual_dir / 'clips').mkdir(parents=True)
+  audioset_clips.write_classes(manual_dir)
+  audioset_clips.write_list(manual_dir, 'balanced_train', segments)
+  for name, video_id in ids.items():
+    suffix = pathlib.Path(name).suffix
+    (manual_dir / 'clips' / f'{video_id}_0{suffix}').symlink_to(
+      odd_clips / name
+    )
+  # The files of some shards have no example at all.
+  prepare(manual_dir, tmp_path, ONE_EACH)
+  ready = tmp_path / 'audioset' / '1.0.0'
+  assert json.loads((ready / 'report.json').read_text()) == {
+    'balanced_train': {
+      'listed': 11,
+      'prepared': 6,
+      'missing': 1,
+      'unreadable': 3,
+      'too_short': 1,
+      'truncated': 2,
+      'silent': 1,
+      'audio_only': 1,
+      'video_only': 1,
+    }
+  }
+  with (ready / 'unusual.csv').open() as file:
+    rows = {row['video_id']: row for row in csv.DictReader(file)}
+  assert len(rows) == 10
+  assert rows[ids['notes.mp4']]['remarks'] == 'unreadable'
+  assert 'notes-mp4___0.mp4' in rows[ids['notes.mp4']]['detail']
+  examples = _examples(tmp_path, 'balanced_train')
+  assert [example['video_id'].decode() for example in examples] == [
+    ids[name]
+    for name in names
+    if name not in ('cut.mp4', 'notes.mp4', 'empty.wav', 'too_short.mp4')
+  ]
+
+
+def test_examples_do_not_depend_on_shards_and_threads(
+  manual_dir, data_dir, tmp_path
+):
+  prepare(manual_dir, tmp_path, ONE_EACH)
+  names = {path.name for path in (tmp_path / 'audioset' / '1.0.0').iterdir()}
+  assert 'audioset-eval.array_record-00006-of-00007' in names
+  _assert_same(_examples(tmp_path), _examples(data_dir))
+  # Nothing is left of the work but what TFDS itself leaves.
+  assert {p.name for p in tmp_path.iterdir()} <= {'audioset', 'downloads'}
+
+
+def test_beam_makes_the_same_data_and_report(manual_dir, data_dir, tmp_path):
+  pytest.importorskip('apache_beam')
+  options = ['--runner=DirectRunner']
+  prepare(manual_dir, tmp_path, Preparation(segments_per_shard=2), options)
+  _assert_same(_examples(tmp_path), _examples(data_dir))
+  for name in ('report.json', 'unusual.csv'):
+    assert (tmp_path / 'audioset' / '1.0.0' / name).read_text() == (
+      data_dir / 'audioset' / '1.0.0' / name
+    ).read_text()
+
+
+def test_tfds_options_of_beam_are_followed(manual_dir, data_dir, tmp_path):
+  beam = pytest.importorskip('apache_beam')
+  from perceiver_jax.data.audioset.builder import Audioset
+
+  runner = beam.runners.DirectRunner()
+  seen = []
+  run = type(runner).run_pipeline
+  type(runner).run_pipeline = lambda *a: seen.append(a) or run(*a)
+  try:
+    Audioset(data_dir=tmp_path, file_format='tfrecord').download_and_prepare(
+      download_config=tfds.download.DownloadConfig(
+        manual_dir=manual_dir, beam_runner=runner
+      )
+    )
+  finally:
+    type(runner).run_pipeline = run
+  assert len(seen) == 1
+  _assert_same(_examples(tmp_path), _examples(data_dir))
+
+
+_SLOW_FFMPEG = """\
+#!/bin/sh
+for argument in "$@"; do
+  case "$argument" in *.wav) echo "$argument" >> {log};; esac
+done
+sleep 0.2
+exec {ffmpeg} "$@"
+"""
+
+
+def test_killed_preparation_goes_on_where_it_stopped(
+  manual_dir, data_dir, tmp_path
+):
+  log, slow = tmp_path / 'log', tmp_path / 'ffmpeg'
+  slow.write_text(_SLOW_FFMPEG.format(log=log, ffmpeg=ffmpeg.executable()))
+  slow.chmod(0o755)
+  command = [sys.executable, '-m', 'perceiver_jax.data.audioset', 'prepare']
+  command += [f'--manual_dir={manual_dir}', f'--data_dir={tmp_path}']
+  command += ['--segments_per_shard=2', '--num_threads=1']
+  environment = os.environ | {'IMAGEIO_FFMPEG_EXE': str(slow)}
+  first = subprocess.Popen(command, env=environment)
+  unfinished = tmp_path / 'audioset_unfinished'
+  deadline = time.monotonic() + 60
+  while not list(unfinished.glob('*00001-of-00004.done.json')):
+    assert time.monotonic() < deadline and first.poll() is None
+    time.sleep(0.01)
+  first.send_signal(signal.SIGKILL)
+  first.wait()
+  assert not (tmp_path / 'audioset' / '1.0.0').exists()
+  log.unlink()
+  second = subprocess.run(
+    command, env=environment, check=True, capture_output=True, text=True
+  )
+  # Of seven clips, four were in whole files.
+  read_again = {pathlib.Path(line).name for line in log.read_text().split()}
+  assert read_again == {f'{video_id}_3.wav' for video_id in IDS[4:]}
+  assert 'step 4/7 (57%)' in second.stderr
+  assert 'step 7/7 (100%)' in second.stderr
+  assert 'eval: prepared 7 of 7' in second.stdout
+  _assert_same(_examples(tmp_path), _examples(data_dir))
+
+
+def test_going_on_with_other_lists_is_refused(manual_dir, tmp_path):
+  unfinished = tmp_path / 'audioset_unfinished'
+  unfinished.mkdir()
+  (unfinished / 'plan').write_text('another')
+  with pytest.raises(ValueError, match=f'{unfinished} must have been begun'):
+    prepare(manual_dir, tmp_path)
+  assert (unfinished / 'plan').read_text() == 'another'
+
+
+def test_parts_of_several_machines_are_merged(manual_dir, data_dir, tmp_path):
+  parts = [tmp_path / 'one', tmp_path / 'two']
+  for number, part in enumerate(parts):
+    prepare(manual_dir, part, Preparation(part=(number + 1, 2)))
+  merge(parts, tmp_path)
+  by_id = {e['video_id']: e for e in _examples(data_dir)}
+  expected = [by_id[i.encode()] for i in IDS[::2] + IDS[1::2]]
+  _assert_same(_examples(tmp_path), expected)
+  # TFDS itself reads them as one, without a merge.
+  together = tfds.builder_from_directories(
+    [str(part / 'audioset' / '1.0.0') for part in parts]
+  )
+  _assert_same(list(together.as_data_source('eval')), expected)
+  report = json.loads(
+    (tmp_path / 'audioset' / '1.0.0' / 'report.json').read_text()
+  )
+  assert report['eval']['prepared'] == report['eval']['audio_only'] == 7
+  unusual = (tmp_path / 'audioset' / '1.0.0' / 'unusual.csv').read_text()
+  assert [line.split(',')[1] for line in unusual.splitlines()] == [
+    'video_id',
+    *IDS[::2],
+    *IDS[1::2],
+  ]
+
+
+def test_parts_that_do_not_fit_are_refused(data_dir, tmp_path):
+  with pytest.raises(ValueError, match='none must hold prepared AudioSet'):
+    merge([data_dir, tmp_path / 'none'], tmp_path)
+  with pytest.raises(FileExistsError, match='1.0.0 must not exist yet'):
+    merge([data_dir], data_dir)
+  manual_dir = tmp_path / 'manual'
+  _write_manual_dir(manual_dir, IDS[:1])
+  classes = manual_dir / 'class_labels_indices.csv'
+  classes.write_text(classes.read_text().replace('Water', 'Wine'))
+  prepare(manual_dir, tmp_path / 'other')
+  with pytest.raises(ValueError, match='must have the classes of'):
+    merge([data_dir, tmp_path / 'other'], tmp_path)
+
+
+def test_data_in_a_bucket_is_prepared(
+  manual_dir, data_dir, tmp_path, monkeypatch
+):
+  """A bucket is a directory here, under names that only epath knows."""
+  (tmp_path / 'manual').symlink_to(manual_dir)
+  monkeypatch.setattr(epath.gpath, '_is_tf_installed', lambda: False)
+
+  def here(path):
+    return str(path).replace('s3://bucket', str(tmp_path))
+
+  def there(path):
+    return str(path).replace(str(tmp_path), 's3://bucket')
+
+  def redirected(function, *paths, **options):
+    return function(*map(here, paths), **options)
+
+  def walk(function, top, **_):
+    for directory, *names in os.walk(here(top), followlinks=True):
+      yield there(directory), *names
+
+  def glob(function, pattern):
+    return map(there, function(here(pattern)))
+
+  names = (
+    'copy exists isdir listdir makedirs mkdir open remove rename replace '
+    'rmtree stat'
+  )
+  mocks = dict.fromkeys(names.split(), redirected)
+  with epath.testing.mock_epath(**mocks, walk=walk, glob=glob):
+    prepare('s3://bucket/manual', 's3://bucket/data', ONE_EACH)
+  _assert_same(_examples(tmp_path / 'data'), _examples(data_dir))
+
+
+@pytest.mark.parametrize(
+  ('files', 'message'),
+  [
+    ([], 'must hold class_labels_indices.csv, .* got no class_labels_indices'),
+    (['class_labels_indices.csv'], 'got no clips'),
+    (['class_labels_indices.csv', 'clips'], 'must hold one of balanced_train'),
+    (['eval_segments.csv', 'clips'], 'got no class_labels_indices.csv'),
+  ],
+)
+def test_manual_dir_that_lacks_something_is_refused_in_one_line(
+  files, message, manual_dir, tmp_path
+):
+  directory = tmp_path / 'manual'
+  directory.mkdir()
+  for name in files:
+    (directory / name).symlink_to(manual_dir / name)
+  with pytest.raises(SystemExit, match=message) as error:
+    main(
+      ['prepare', f'--manual_dir={directory}', f'--data_dir={tmp_path / "d"}']
+    )
+  assert '\n' not in error.value.code and str(directory) in error.value.code
+
+
+def test_missing_ffmpeg_is_refused_before_anything_is_read(
+  manual_dir, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', '/no/such/ffmpeg')
+  with pytest.raises(SystemExit, match='ffmpeg must be installed, got none'):
+    main(['prepare', f'--manual_dir={manual_dir}', f'--data_dir={tmp_path}'])
+  assert not (tmp_path / 'audioset_unfinished').exists()
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'num_threads': 0}, 'num_threads must be at least 1, got 0'),
+    ({'segments_per_shard': 0}, 'segments_per_shard must be at least 1, got 0'),
+    ({'part': (0, 2)}, r'part must be .* got \(0, 2\)'),
+    ({'part': (3, 2)}, r'part must be .* got \(3, 2\)'),
+  ],
+)
+def test_preparation_that_makes_no_sense_is_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    Preparation(**options)

@@ -1,0 +1,82 @@
+"""Sound and frames of files, as data sets read them."""
+
+import subprocess
+
+import audioset_clips
+import cv2
+import numpy as np
+import pytest
+
+from perceiver_jax import ffmpeg
+from perceiver_jax.data import media
+
+
+def _ffmpeg(*arguments):
+  command = [ffmpeg.executable(), '-v', 'error', '-y', *arguments]
+  subprocess.run(list(map(str, command)), check=True)
+
+
+def _grey(frame):
+  return cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.fixture(scope='module')
+def late(tmp_path_factory):
+  """Files whose sound, or pictures, begin half a second after the others."""
+  directory = tmp_path_factory.mktemp('late')
+  tone, film = directory / 'tone.wav', directory / 'film.mp4'
+  audioset_clips.make_clip(tone, size=None)
+  audioset_clips.make_clip(film, hz=None)
+  for name, first, second in (('sound', film, tone), ('film', tone, film)):
+    _ffmpeg(
+      '-i', first, '-itsoffset', 0.5, '-i', second,
+      '-c:v', 'copy', '-c:a', 'pcm_s16le', directory / f'late_{name}.mkv',
+    )  # fmt: skip
+  return directory
+
+
+def test_sound_that_begins_late_comes_after_silence(late):
+  sound = media.read_sound(late / 'late_sound.mkv', 8000, 20_000)
+  assert len(sound) == 20_000
+  assert not sound[:3900].any()
+  assert sound[4100:19_900].std() == pytest.approx(32_767 / 8**0.5, rel=0.02)
+
+
+def test_first_frame_is_repeated_until_pictures_begin(late):
+  frames = media.read_frames(late / 'late_film.mkv', 10, 100, 32)
+  film = media.read_frames(late / 'film.mp4', 10, 100, 32)
+  assert (len(film), len(frames)) == (20, 25)
+  assert len(set(frames[:5])) == 1
+  for frame, expected in zip(frames[6:], film[1:], strict=False):
+    assert np.abs(_grey(frame) - _grey(expected).astype(int)).mean() < 6
+
+
+def test_sound_of_several_channels_is_their_mean(tmp_path):
+  path = tmp_path / 'stereo.wav'
+  _ffmpeg('-f', 'lavfi', '-t', 1, '-i', 'aevalsrc=0.5|-0.1:s=8000', path)
+  sound = media.read_sound(path, 8000, 100_000)
+  np.testing.assert_allclose(sound, 0.2 * 32_768, atol=2)
+
+
+def test_no_more_is_read_than_wanted(late):
+  assert len(media.read_sound(late / 'tone.wav', 48_000, 777)) == 777
+  assert len(media.read_frames(late / 'film.mp4', 25, 7, 32)) == 7
+
+
+def test_picture_on_the_cover_of_a_sound_is_refused_as_video(tmp_path, late):
+  cover = tmp_path / 'cover.png'
+  cv2.imwrite(str(cover), np.zeros((64, 64, 3), np.uint8))
+  path = tmp_path / 'song.flac'
+  _ffmpeg(
+    '-i', late / 'tone.wav', '-i', cover, '-map', 0, '-map', 1,
+    '-disposition:v', 'attached_pic', path,
+  )  # fmt: skip
+  assert media.read_sound(path, 8000, 10).shape == (10,)
+  with pytest.raises(ValueError, match=r'song.flac must have frames .* got'):
+    media.read_frames(path, 25, 10, 32)
+
+
+def test_missing_ffmpeg_is_refused_with_what_to_do(late, monkeypatch):
+  monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', '/no/such/ffmpeg')
+  with pytest.raises(FileNotFoundError, match='pip install imageio-ffmpeg'):
+    media.read_sound(late / 'tone.wav', 8000, 10)
