@@ -17,7 +17,8 @@ import statistics
 import time
 from typing import Any
 
-from train_step import MAKERS, environment, random_params
+from contenders import MAKERS, random_params
+from train_step import environment
 
 from perceiver_jax.modalities.image import FourierPositions, ImageInput
 from perceiver_jax.modalities.label import LabelOutput
