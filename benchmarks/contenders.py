@@ -58,32 +58,41 @@ class OurStep:
     batch: dict[str, np.ndarray],
     as_model: Callable[[Any], Any] = lambda params: params,
   ):
-    apply = perceiver_jax.build(config).apply
+    perceiver = perceiver_jax.build_with_state(config)
     optimizer = optax.adamw(_LEARNING_RATE)
+    # Dropout would need a key; the presets have none.
+    rng = jax.random.key(0)
 
-    def logits(params, images):
-      return apply(as_model(params), None, images)
+    def logits(params, model_state, images):
+      return perceiver.apply(as_model(params), model_state, None, images)[0]
 
-    def loss(params, batch):
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits(params, batch['image']), batch['label']
+    def loss(params, model_state, batch):
+      outputs, model_state = perceiver.apply(
+        as_model(params), model_state, rng, batch['image'], is_training=True
       )
-      return losses.mean()
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        outputs, batch['label']
+      )
+      return losses.mean(), model_state
 
-    def step(params, optimizer_state, batch):
-      grads = jax.grad(loss)(params, batch)
-      updates, state = optimizer.update(grads, optimizer_state, params)
-      return optax.apply_updates(params, updates), state
+    def step(state, batch):
+      params, model_state, moments = state
+      grads, model_state = jax.grad(loss, has_aux=True)(
+        params, model_state, batch
+      )
+      updates, moments = optimizer.update(grads, moments, params)
+      return optax.apply_updates(params, updates), model_state, moments
 
-    # A copy, because each step gives its arguments away.
-    self._params = jax.tree.map(jnp.array, params)
-    self._state = optimizer.init(self._params)
+    _, shapes = _shapes(config)
+    model_state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    # A copy, because each step gives its state away.
+    params = jax.tree.map(jnp.array, params)
+    self._state = params, model_state, optimizer.init(params)
     self._batch = jax.tree.map(jnp.asarray, batch)
-    self._logits = jax.jit(logits).lower(params, batch['image']).compile()
+    images = self._batch['image']
+    self._logits = jax.jit(logits).lower(*self._state[:2], images).compile()
     start = time.perf_counter()
-    traced = jax.jit(step, donate_argnums=(0, 1)).trace(
-      self._params, self._state, self._batch
-    )
+    traced = jax.jit(step, donate_argnums=0).trace(self._state, self._batch)
     traced_at = time.perf_counter()
     self._step = traced.lower().compile()
     self.costs = {
@@ -93,15 +102,14 @@ class OurStep:
     }
 
   def forward(self) -> np.ndarray:
-    return np.asarray(self._logits(self._params, self._batch['image']))
+    return np.asarray(self._logits(*self._state[:2], self._batch['image']))
 
   def step(self) -> None:
-    self._params, self._state = jax.block_until_ready(
-      self._step(self._params, self._state, self._batch)
-    )
+    self._state = jax.block_until_ready(self._step(self._state, self._batch))
 
   def moments(self) -> dict[str, np.ndarray]:
-    return _flat(self._state[0].mu)
+    _, _, moments = self._state
+    return _flat(moments[0].mu)
 
 
 class TorchStep:
@@ -255,11 +263,7 @@ MAKERS = {
 def random_params(config: PerceiverConfig) -> Any:
   """Returns parameters that keep activations of about unit size."""
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(
-    perceiver_jax.build(config).init,
-    jax.random.key(0),
-    config.inputs.example(),
-  )
+  shapes, _ = _shapes(config)
 
   def draw(path, leaf):
     match path[-1].key:
@@ -272,6 +276,15 @@ def random_params(config: PerceiverConfig) -> Any:
     return (size * rng.normal(size=leaf.shape)).astype(np.float32)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def _shapes(config: PerceiverConfig) -> tuple[Any, Any]:
+  """Returns the shapes of parameters and of running statistics."""
+  return jax.eval_shape(
+    perceiver_jax.build_with_state(config).init,
+    jax.random.key(0),
+    config.inputs.example(),
+  )
 
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:

@@ -68,7 +68,11 @@ CASES = {
   'video': Case((16, 56, 56), 48, 64),
   'text': Case((2048,), 768, 0, 256, 1280, 256, 1280, 8, True),
   'class_decoder': Case((512,), 1024, 0, 1, 1024, trains_content=True),
-  'flow_decoder': Case((2048,), 512, 0, 4096, 322, 512, trains_content=True),
+  'audioset': Case((13_024,), 487),
+  'flow': Case((368, 496), 64, 64, 2048, 512, trains_content=True),
+  'flow_decoder': Case((2048,), 512, 0, 182_528, 322, 512, trains_content=True),
+  # The queries of one of sixteen frames.
+  'video_decoder': Case((784,), 512, 0, 50_176, 1026, 512, trains_content=True),
 }
 
 

@@ -65,3 +65,15 @@ def test_memory_of_a_step_grows_less_than_that_of_the_plain_one(tmp_path):
   }
   assert 0 < grown['ours'] < grown['plain'] / 4
   assert png_path.read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.slow
+def test_speed_on_an_accelerator_is_measured(tmp_path):
+  path = tmp_path / 'rows.json'
+  sizes = ['--image_size=32', '--num_blocks=1', '--batch_size=2']
+  presets = ['--presets', 'perceiver_io_conv']
+  steps = ['--num_steps=1', f'--json={path}']
+  table = _run('accelerator.py', *presets, *sizes, *steps)
+  (row,) = json.loads(path.read_text())['rows']
+  assert row['preset'] in table
+  assert row['images_per_second'] == pytest.approx(2 * row['steps_per_second'])
