@@ -8,6 +8,7 @@ import pytest
 from tiny_job import tiny_config
 
 from perceiver_jax.config import Config
+from perceiver_jax.modalities.image import ConvEmbedding
 from perceiver_jax.model import Precision
 from perceiver_jax.training import loop
 from perceiver_jax.training.checkpoint import CheckpointConfig
@@ -50,6 +51,11 @@ def test_mistake_is_found_before_training(
   setattr(holder, name, value)
   with pytest.raises(ValueError, match=message):
     runs(config)
+
+
+def test_model_with_running_statistics_runs_dry(digits_dir):
+  summary = dry_run(tiny_config(digits_dir, ConvEmbedding(channels=4)))
+  assert 'saved activations per device' in summary
 
 
 def _train_briefly(config, workdir):

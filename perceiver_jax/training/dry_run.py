@@ -82,10 +82,10 @@ def _activations(job: Job, state: TrainState) -> int:
   it is those of one part.
   """
 
-  def backward(params: Any, batch: Batch) -> Any:
+  def backward(params: Any, model_state: Any, batch: Batch) -> Any:
     rng = jax.random.key(0)
     _, pullback, _ = jax.vjp(
-      lambda params: job.task.loss(params, state.model_state, rng, batch),
+      lambda params: job.task.loss(params, model_state, rng, batch),
       params,
       has_aux=True,
     )
@@ -96,7 +96,7 @@ def _activations(job: Job, state: TrainState) -> int:
       name: jax.ShapeDtypeStruct((factor * a.shape[0], *a.shape[1:]), a.dtype)
       for name, a in loss_batch(job).items()
     }
-    return _num_bytes(_trace(backward, state.params, batch))
+    return _num_bytes(_trace(backward, state.params, state.model_state, batch))
 
   return residuals(2) - residuals(1)
 
