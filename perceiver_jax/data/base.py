@@ -72,8 +72,9 @@ class DataConfig(Config):
     eval_split: TFDS split expression.
     data_dir: TFDS directory, None for the default one.
     num_workers: processes that make batches; 0 for threads of this one.
-    num_threads: how many threads, if there are no workers. More than one pays
-      only where reading and decoding take long and release Python's lock.
+    num_threads: how many threads, if there are no workers; each makes a batch
+      of its own. More than one pays only where reading and decoding take long
+      and release Python's lock.
     max_unreadable: how many examples of a split each process (and each of its
       workers) may leave out because they cannot be read or decoded; each is
       logged by its name. Another takes its place in training; evaluation does
