@@ -1,11 +1,9 @@
 """The 1,797 handwritten digits that come with scikit-learn: no download."""
 
-import contextlib
-import sys
-
 import tensorflow_datasets as tfds
 
 from perceiver_jax.data.digits_builder import Digits
+from perceiver_jax.data.embedded import embedded_builder
 from perceiver_jax.data.images import SmallImageData
 
 
@@ -22,25 +20,4 @@ class DigitsData(SmallImageData):
   num_threads: int = 1
 
   def builder(self) -> tfds.core.DatasetBuilder:
-    builder = Digits(data_dir=self.data_dir)
-    if not builder.data_path.exists():
-      _prepare(builder)
-      # A builder that lost the race below does not know what the winner made.
-      builder = Digits(data_dir=self.data_dir)
-    return builder
-
-
-def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-  """Prepares a data set, which other processes may be doing as well.
-
-  Each works in its own directory and renames it at the end. The rename of all
-  but the first fails, and they use what the first has made.
-  """
-  tfds.disable_progress_bar()
-  # TFDS prints, and stdout may be somebody's JSON.
-  with contextlib.redirect_stdout(sys.stderr):
-    try:
-      builder.download_and_prepare(file_format='array_record')
-    except OSError:
-      if not builder.data_path.exists():
-        raise
+    return embedded_builder(Digits, self.data_dir)

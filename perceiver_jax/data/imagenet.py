@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from perceiver_jax.data import crop, records
 from perceiver_jax.data.base import UnreadableError
-from perceiver_jax.data.images import ImageData
+from perceiver_jax.data.labelled import LabelledData
 from perceiver_jax.data.randaugment import RandAugment
 from perceiver_jax.data.resize import resize, resize_bytes
 
@@ -32,7 +32,7 @@ MINIVAL = 'train[:10000]'
 cv2.setNumThreads(1)
 
 
-class ImageNetData(ImageData):
+class ImageNetData(LabelledData):
   """Photos of any size, cropped and resized.
 
   Examples are `{'image': [Y, X, 3], 'label': int32 []}` with colours in 0..255:

@@ -1,45 +1,15 @@
 """Image classification data sets that TFDS has prepared."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from perceiver_jax.data import records
-from perceiver_jax.data.base import ArraySpec, DataConfig
+from perceiver_jax.data.labelled import LabelledData
 
 
-class ImageData(DataConfig):
-  """Images with labels; subclasses say which, and what becomes of them.
-
-  Examples are `{'image': [Y, X, C], 'label': int32 []}`.
-  """
-
-  def builder(self) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of the data set, prepared."""
-    raise TypeError(f'{type(self).__name__} must define builder.')
-
-  def make_source(self, split: str) -> records.Records:
-    return records.Records(self.builder(), split)
-
-  def element_spec(self) -> dict[str, ArraySpec]:
-    spec = super().element_spec()
-    label = dataclasses.replace(spec['label'], num_values=self.num_classes)
-    return spec | {'label': label}
-
-  @property
-  def num_classes(self) -> int:
-    """How many labels the data set has."""
-    return self.builder().info.features['label'].num_classes
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """The name of each label, in order."""
-    return tuple(self.builder().info.features['label'].names)
-
-
-class SmallImageData(ImageData):
+class SmallImageData(LabelledData):
   """Images of one size, which are used as they are.
 
   Examples are `{'image': uint8 [Y, X, C], 'label': int32 []}`.
