@@ -54,6 +54,20 @@ def imagenet_dir(tmp_path_factory):
   return str(data_dir)
 
 
+@pytest.fixture(scope='session')
+def modelnet40_dir(tmp_path_factory):
+  """A TFDS directory that holds `modelnet40/meshes`, made of pyramids."""
+  import modelnet40_files
+
+  from perceiver_jax.data import modelnet40
+
+  data_dir = tmp_path_factory.mktemp('modelnet40')
+  manual_dir = tmp_path_factory.mktemp('meshes')
+  modelnet40_files.write_meshes(manual_dir)
+  modelnet40.prepare('modelnet40/meshes', manual_dir, data_dir, 'array_record')
+  return str(data_dir)
+
+
 @pytest.fixture(autouse=True)
 def no_type_checks_where_input_is_refused(request):
   """Lets a test named `..._refused` see the error that a user would see."""

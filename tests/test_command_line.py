@@ -18,6 +18,7 @@ from absl import flags
 from perceiver_jax.config import Config, from_json
 from perceiver_jax.data.digits import DigitsData
 from perceiver_jax.data.imagenet import ImageNetData
+from perceiver_jax.data.modelnet40 import ModelNet40Data
 from perceiver_jax.training import command_line, loop
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.dry_run import dry_run
@@ -51,6 +52,12 @@ CONFIGS = [
   for path in CONFIG_FILES
   for variant in _variants(path)
 ]
+# Fixtures that prepare the data.
+_DATA_DIRS = {
+  DigitsData: 'digits_dir',
+  ImageNetData: 'imagenet_dir',
+  ModelNet40Data: 'modelnet40_dir',
+}
 every_config = pytest.mark.parametrize(
   'config',
   [
@@ -175,8 +182,7 @@ def test_config_has_a_default_and_a_debug_variant(path):
 @every_config
 def test_config_runs_dry(config, request, tmp_path):
   loaded = _load(f'--config={config}')
-  data_dir = {DigitsData: 'digits_dir', ImageNetData: 'imagenet_dir'}
-  loaded.data.data_dir = request.getfixturevalue(data_dir[type(loaded.data)])
+  loaded.data.data_dir = request.getfixturevalue(_DATA_DIRS[type(loaded.data)])
   if loaded.initial_weights is not None:
     loaded.initial_weights.path = str(tmp_path)
   summary = dry_run(loaded)

@@ -20,13 +20,14 @@ from perceiver_jax.data.unreadable import UnreadableError
 
 
 def prepared_builder(
-  name: str, data_dir: str | None
+  name: str, data_dir: str | None, command: str = 'tfds build'
 ) -> tfds.core.DatasetBuilder:
   """Returns the builder of a data set that has been prepared.
 
   Args:
     name: as TFDS spells it, such as 'mnist' or 'imagenet2012:5.1.0'.
     data_dir: the TFDS directory, None for the default one.
+    command: what prepares it, given its name and directory.
 
   Raises:
     ValueError: there is no prepared data.
@@ -39,7 +40,7 @@ def prepared_builder(
     place = data_dir or tfds.core.constants.DATA_DIR
     raise ValueError(
       f'data set {name!r} must be prepared in {place}, got no such data; '
-      f'`tfds build {name} --data_dir={place} --file_format=array_record` '
+      f'`{command} {name} --data_dir={place} --file_format=array_record` '
       'prepares one that TFDS knows.'
     )
   return builder

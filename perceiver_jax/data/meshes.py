@@ -1,0 +1,50 @@
+"""Meshes in OFF files, and points on them."""
+
+import os
+import re
+
+import numpy as np
+import trimesh
+from jaxtyping import Float32
+
+from perceiver_jax.data.unreadable import UnreadableError
+
+# Some official files have no line break after the first word.
+_HEADER = re.compile(r'\s*C?OFF\s*(\d+)\s+(\d+)')
+_HEADER_SIZE = 256
+
+
+def read_off(path: str | os.PathLike[str]) -> trimesh.Trimesh:
+  """Reads a mesh as it is in its file.
+
+  Raises:
+    UnreadableError: it is not a whole OFF file with faces that have an area.
+  """
+  with open(path, errors='replace') as file:
+    header = _HEADER.match(file.read(_HEADER_SIZE))
+  if header is None:
+    raise UnreadableError('it must begin as an OFF file does.')
+  num_faces = int(header[2])
+  if not num_faces:  # trimesh fails on it in a way that says nothing.
+    raise UnreadableError('it must have faces, got none.')
+  try:
+    mesh = trimesh.load_mesh(path, file_type='off', process=False)
+  except Exception as error:  # Parsers raise all sorts.
+    raise UnreadableError(
+      f'it must be readable, got {type(error).__name__}: {error}'
+    ) from error
+  if len(mesh.faces) < num_faces:  # Other polygons become several triangles.
+    raise UnreadableError(
+      f'it must have the {num_faces} faces it names, got {len(mesh.faces)}.'
+    )
+  if not 0.0 < mesh.area < np.inf:
+    raise UnreadableError(f'its faces must have an area, got {mesh.area}.')
+  return mesh
+
+
+def sample_points(
+  mesh: trimesh.Trimesh, num_points: int, rng: np.random.Generator
+) -> Float32[np.ndarray, 'M 3']:
+  """Draws points on the faces of a mesh, uniformly by area."""
+  points, _ = trimesh.sample.sample_surface(mesh, num_points, seed=rng)
+  return np.asarray(points, np.float32)

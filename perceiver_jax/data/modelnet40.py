@@ -1,0 +1,85 @@
+"""ModelNet40: clouds of points on CAD models of 40 classes of things.
+
+To prepare it, get either of the two archives that `modelnet40_builder` names,
+unpack it into a directory DIR, and run
+
+  python -m perceiver_jax.data.modelnet40 modelnet40/meshes --manual_dir=DIR
+
+or modelnet40/point_sets; `--data_dir` says where the data set goes. Meshes that
+cannot be read are left out; modelnet40/meshes/1.0.0/metadata.json in there then
+names each and says why.
+"""
+
+import argparse
+import os
+
+import tensorflow_datasets as tfds
+
+from perceiver_jax.data import records
+from perceiver_jax.data.modelnet40_builder import ModelNet40
+from perceiver_jax.data.points import PointsData
+
+_COMMAND = 'python -m perceiver_jax.data.modelnet40'
+_FORMS = tuple(
+  f'{ModelNet40.name}/{config.name}' for config in ModelNet40.BUILDER_CONFIGS
+)
+
+
+class ModelNet40Data(PointsData):
+  """2,048 points of each model; the data set must be prepared.
+
+  Attributes:
+    name: of the data set: 'modelnet40/meshes' or 'modelnet40/point_sets'.
+  """
+
+  train_split: str = 'train'
+  eval_split: str = 'test'
+  name: str = 'modelnet40/meshes'
+
+  def validate(self) -> None:
+    super().validate()
+    if self.name not in _FORMS:
+      raise ValueError(f'name must be one of {_FORMS}, got {self.name!r}.')
+
+  def builder(self) -> tfds.core.DatasetBuilder:
+    command = f'{_COMMAND} --manual_dir=DIR'
+    return records.prepared_builder(self.name, self.data_dir, command)
+
+
+def prepare(
+  name: str,
+  manual_dir: str | os.PathLike[str],
+  data_dir: str | os.PathLike[str] | None,
+  file_format: str,
+) -> None:
+  """Prepares the data set, unless it is prepared already.
+
+  Args:
+    name: 'modelnet40/meshes' or 'modelnet40/point_sets'.
+    manual_dir: has the unpacked archive.
+    data_dir: the TFDS directory, None for the default one.
+    file_format: 'array_record', or 'tfrecord'.
+
+  Raises:
+    AssertionError: `manual_dir` is missing or empty.
+    ValueError: the files are not those of ModelNet40.
+  """
+  builder = tfds.builder(name, data_dir=data_dir)
+  builder.download_and_prepare(
+    file_format=file_format,
+    download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+  )
+
+
+def main() -> None:
+  """Prepares the data set as the command line says."""
+  parser = argparse.ArgumentParser(prog=_COMMAND, description='Prepares it.')
+  parser.add_argument('name', choices=_FORMS)
+  parser.add_argument('--manual_dir', required=True, help='unpacked archive')
+  parser.add_argument('--data_dir', help='TFDS directory')
+  parser.add_argument('--file_format', default='array_record')
+  prepare(**vars(parser.parse_args()))
+
+
+if __name__ == '__main__':
+  main()
