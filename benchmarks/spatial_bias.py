@@ -89,11 +89,12 @@ def table(runs: list[dict]) -> str:
     if 'permuted' in options:
       continue
     permuted = by_variant.get('_'.join([kind, 'permuted', *options]))
-    decoder = 'attention' if 'io' in options else 'mean'
+    name = f'{kind}, {"attention" if "io" in options else "mean"}'
+    name += ', scattered' if 'scattered' in options else ''
     lost = _mean(raw) - _mean(permuted) if permuted else np.nan
     seconds = np.mean([run['cpu_seconds'] for run in raw + (permuted or [])])
     lines.append(
-      f'| {kind}, {decoder} | {_spelled(raw)} | {_spelled(permuted)} '
+      f'| {name} | {_spelled(raw)} | {_spelled(permuted)} '
       f'| {100 * lost:.1f} | {raw[0]["parameters"]:,} '
       f'| {raw[0]["flops"] / 1e6:.1f} | {seconds:.0f} |'
     )

@@ -12,9 +12,10 @@ array loses them.
 
 Variants: fourier, learned, conv (the published stem), patches (2 x 2); each
 also with _permuted, and then each also with _io, an attention decoder instead
-of the mean over latents; '' is fourier; debug, four steps. They run on the
-embedded digits. With _tfds at the end, on any prepared TFDS data set of equally
-large images instead:
+of the mean over latents, or with _scattered, each digit somewhere on a square
+of 16 x 16 pixels; '' is fourier; debug, four steps. They run on the embedded
+digits. With _tfds at the end, on any prepared TFDS data set of equally large
+images instead:
 
   python train.py --config=configs/spatial_bias.py:patches_tfds \
     --config.data.name=cifar10 --config.model.inputs.image_channels=3 \
@@ -27,7 +28,7 @@ Results: the whole study has NOT YET BEEN RUN.
 
 import itertools
 
-from perceiver_jax.data.digits import DigitsData
+from perceiver_jax.data.digits import DigitsData, ScatteredDigitsData
 from perceiver_jax.data.images import TfdsImageData
 from perceiver_jax.modalities.image import (
   ConvEmbedding,
@@ -69,7 +70,9 @@ _INPUTS = {
 }
 STUDY = tuple(
   ''.join(parts)
-  for parts in itertools.product(_INPUTS, ('', '_permuted'), ('', '_io'))
+  for parts in itertools.product(
+    _INPUTS, ('', '_permuted'), ('', '_io', '_scattered')
+  )
 )
 VARIANTS = ('', *STUDY, 'debug')
 
@@ -112,6 +115,13 @@ def get_config(variant: str = '') -> TrainConfig:
       batch_size=64,
       eval_batch_size=1000,
     )
+  if 'scattered' in options:
+    config.data = ScatteredDigitsData(batch_size=64, eval_batch_size=355)
+    # They are harder to find than to read.
+    config.num_steps = config.checkpoint.every_steps = 2 * _NUM_STEPS
+    config.evaluate_every_steps = _NUM_STEPS
+    if kind == 'learned':
+      config.model.inputs.positions.grid = (16, 16)
   if 'permuted' in options:
     config.model.inputs.permutation_seed = 0
   if 'io' in options:

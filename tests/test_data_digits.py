@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from perceiver_jax.data.digits import DigitsData
+from perceiver_jax.data import base
+from perceiver_jax.data.digits import DigitsData, ScatteredDigitsData
 
 
 def read_all(config, split):
@@ -100,7 +101,8 @@ def test_a_shift_out_of_the_image_is_refused_at_the_first_example(digits_dir):
 
 _PREPARE = """
 import json, sys
-from perceiver_jax.data.digits import DigitsData
+from perceiver_jax.data import base
+from perceiver_jax.data.digits import DigitsData, ScatteredDigitsData
 config = DigitsData(data_dir=sys.argv[1])
 source = config.make_source('test')
 numbers = [int(source[i]['label']) for i in range(len(source))]
@@ -135,3 +137,39 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
   blocked.write_text('')
   with pytest.raises(OSError, match=str(blocked)):
     DigitsData(data_dir=str(blocked)).builder()
+
+
+def test_scattered_digits_are_whole_and_stay_where_they_are(digits_dir):
+  fields = {'data_dir': digits_dir, 'eval_batch_size': 355}
+  shard = base.Shard()
+  (plain,) = base.eval_batches(DigitsData(**fields), shard=shard)
+  config = ScatteredDigitsData(canvas_size=20, **fields)
+  (first,) = base.eval_batches(config, shard=shard)
+  (second,) = base.eval_batches(config, shard=shard)
+  np.testing.assert_array_equal(first['image'], second['image'])
+  places = set()
+  for canvas, digit in zip(first['image'][0], plain['image'][0], strict=True):
+    assert canvas.shape == (20, 20, 1)
+    found = [
+      (y, x)
+      for y in range(13)
+      for x in range(13)
+      if np.array_equal(canvas[y : y + 8, x : x + 8], digit)
+    ]
+    assert found
+    assert canvas.sum(dtype=int) == digit.sum(dtype=int)
+    places.update(found)
+  # All rows and columns come up among 355 digits.
+  assert {y for y, _ in places} == {x for _, x in places} == set(range(13))
+  with pytest.raises(ValueError, match='canvas_size must be at least 8, got 7'):
+    ScatteredDigitsData(canvas_size=7).validate()
+
+
+def test_scattered_digits_move_while_training(digits_dir):
+  config = ScatteredDigitsData(data_dir=digits_dir)
+  example = config.make_source('train')[0]
+  images = {
+    config.preprocess(example, np.random.default_rng(seed))['image'].tobytes()
+    for seed in range(8)
+  }
+  assert len(images) > 4
