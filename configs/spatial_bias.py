@@ -117,9 +117,6 @@ def get_config(variant: str = '') -> TrainConfig:
     )
   if 'scattered' in options:
     config.data = ScatteredDigitsData(batch_size=64, eval_batch_size=355)
-    # They are harder to find than to read.
-    config.num_steps = config.checkpoint.every_steps = 2 * _NUM_STEPS
-    config.evaluate_every_steps = _NUM_STEPS
     if kind == 'learned':
       config.model.inputs.positions.grid = (16, 16)
   if 'permuted' in options:
