@@ -99,11 +99,20 @@ class Config(metaclass=_ConfigType):
     return json.dumps(self.to_dict(), indent=2)
 
   def leaves(self, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Yields `(dotted path, value)` of every field that takes no config."""
+    """Yields `(dotted path, value)` of every field that takes no config.
+
+    An item of a dict is a field of its own, under its key.
+    """
     for name, annotation in _annotations(type(self)).items():
       value = getattr(self, name)
       if isinstance(value, Config):
         yield from value.leaves(f'{prefix}{name}.')
+      elif isinstance(value, Mapping):
+        for key, item in value.items():
+          if isinstance(item, Config):
+            yield from item.leaves(f'{prefix}{name}.{key}.')
+          else:
+            yield f'{prefix}{name}.{key}', item
       elif not _takes_configs(annotation):
         yield prefix + name, value
 
@@ -272,11 +281,7 @@ def _checked(annotation: Any, value: Any, subject: str) -> Any:
     if _is(option, tuple) and isinstance(value, tuple | list):
       return _checked_tuple(option, tuple(value), subject)
     if _is(option, dict) and isinstance(value, Mapping):
-      item = typing.get_args(option)[1]
-      return {
-        key: _checked(item, entry, f'{subject}[{key!r}]')
-        for key, entry in value.items()
-      }
+      return _Items(typing.get_args(option)[1], dict(value), subject)
     if option is float and type(value) in (int, float):
       return float(value)
     if option is types.NoneType and value is None:
@@ -293,6 +298,28 @@ def _checked(annotation: Any, value: Any, subject: str) -> Any:
     f'{subject} must be {_spelled(annotation)}, got {value!r} of type '
     f'{type(value).__name__}.'
   )
+
+
+class _Items(dict):
+  """The value of a dict field, whose items are checked where they are set.
+
+  Args:
+    annotation: of an item.
+    items: to begin with.
+    subject: the field, for messages.
+  """
+
+  def __init__(self, annotation: Any, items: dict[str, Any], subject: str):
+    self._annotation, self._subject = annotation, subject
+    for key, value in items.items():
+      self[key] = value
+
+  def __setitem__(self, key: str, value: Any) -> None:
+    subject = f'{self._subject}[{key!r}]'
+    super().__setitem__(key, _checked(self._annotation, value, subject))
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return _Items, (self._annotation, dict(self), self._subject)
 
 
 def _checked_tuple(annotation: Any, value: tuple, subject: str) -> tuple:

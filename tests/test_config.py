@@ -1,5 +1,6 @@
 import dataclasses
 import enum
+import pickle
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_validate_reaches_nested_configs():
 
 
 def test_leaves_are_every_value_with_its_path():
-  bike = Bike(name='a', spare=SpokedWheel())
+  bike = Bike(name='a', spare=SpokedWheel(), extras={'bell': Wheel(size=3.0)})
   assert dict(bike.leaves()) == {
     'name': 'a',
     'gears': None,
@@ -161,4 +162,25 @@ def test_leaves_are_every_value_with_its_path():
     'front.size': 1.0,
     'spare.size': 1.0,
     'spare.num_spokes': 32,
+    'extras.bell.size': 3.0,
   }
+
+
+class Shop(Config):
+  prices: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@pytest.mark.parametrize('travels', [
+  lambda shop: shop,
+  Config.copy,
+  lambda shop: pickle.loads(pickle.dumps(shop)),
+  lambda shop: from_json(shop.to_json()),
+])  # fmt: skip
+def test_items_of_a_dict_are_fields_of_their_own(travels):
+  shop = travels(Shop(prices={'bell': 3}))
+  assert dict(shop.leaves()) == {'prices.bell': 3.0}
+  with pytest.raises(TypeError, match=r"Shop.prices\['bell'\] must be float"):
+    shop.prices['bell'] = None
+  shop.prices['horn'] = 4
+  assert shop.prices == {'bell': 3.0, 'horn': 4.0}
+  assert type(shop.prices['horn']) is float

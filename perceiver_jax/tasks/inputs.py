@@ -55,7 +55,7 @@ _KINDS = {
 _COLOURED = (ImageInput, VideoInput)
 
 
-def input_arrays(config: InputConfig) -> dict[str, InputConfig]:
+def input_arrays(config: InputConfig) -> Mapping[str, InputConfig]:
   """Returns the names of arrays that a model takes, and what each of them is.
 
   Raises:
