@@ -15,6 +15,7 @@ from perceiver_jax.modalities.grid import (
   GridOutput,
   GridOutputModality,
 )
+from perceiver_jax.modalities.spec_augment import SpecAugment
 from perceiver_jax.nn import resample
 from perceiver_jax.nn.spectrogram import log_mel_spectrogram, mel_filters
 from perceiver_jax.nn.tokens import Tokens
@@ -97,6 +98,7 @@ class SpectrogramInput(GridInput):
     patch_size: frames and mel bins of a patch, which is a token.
     num_samples: the only number S of samples that is accepted; None: any
       multiple of a patch.
+    spec_augment: what is hidden in training; None: nothing.
   """
 
   audio_channels: int = 1
@@ -111,6 +113,7 @@ class SpectrogramInput(GridInput):
   log_std: float = 1.0
   patch_size: tuple[int, int] = (1, 1)
   num_samples: int | None = None
+  spec_augment: SpecAugment | None = None
 
   content_name = 'mel bins'
   num_axes = 2
@@ -194,7 +197,6 @@ class SpectrogramModality(hk.Module):
     self._config = config
 
   def __call__(self, inputs: Audio, *, is_training: bool) -> Tokens:
-    del is_training
     config = self._config
     samples = _checked(
       inputs,
@@ -203,6 +205,8 @@ class SpectrogramModality(hk.Module):
       config.num_samples,
     )
     content = config.spectrogram(samples)
+    if is_training and config.spec_augment is not None:
+      content = config.spec_augment.mask(hk.next_rng_key(), content)
     return config.place(resample.space_to_depth(content, config.patch_size))
 
 

@@ -19,7 +19,8 @@ What the papers leave open, and what was chosen here:
   of 1,024 samples (21 ms), windows of 2,048, 50 Hz to 14 kHz, and positions in
   time and frequency. [1] says no more than 4,800.
 
-SpecAugment and the augmentation of frames belong to the data, not to a model.
+SpecAugment is part of the spectrogram, which is computed on the device, and
+its sizes are a choice, too; the augmentation of frames belongs to the data.
 """
 
 from perceiver_jax.modalities.audio import AudioInput, SpectrogramInput
@@ -27,6 +28,7 @@ from perceiver_jax.modalities.base import InputConfig
 from perceiver_jax.modalities.grid import FourierPositions
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.modalities.multimodal import MultimodalInput
+from perceiver_jax.modalities.spec_augment import SpecAugment
 from perceiver_jax.modalities.video import VideoInput
 from perceiver_jax.model import (
   AttentionDecoder,
@@ -97,12 +99,13 @@ def perceiver_audioset_mel_video(*, is_tuned: bool = False) -> PerceiverConfig:
 
   Args:
     is_tuned: whether the spectrogram of an example is zeroed as well, with
-      probability 0.1; to be trained without SpecAugment.
+      probability 0.1, instead of SpecAugment.
   """
-  drop_probs = {'video': 0.3}
+  audio, drop_probs = _mel(), {'video': 0.3}
   if is_tuned:
+    audio.spec_augment = None
     drop_probs['audio'] = 0.1
-  return _perceiver(_fused(_mel(), drop_probs))
+  return _perceiver(_fused(audio, drop_probs))
 
 
 def perceiver_io_audioset_raw_video() -> PerceiverConfig:
@@ -138,7 +141,9 @@ def _raw_audio() -> AudioInput:
 
 def _mel() -> SpectrogramInput:
   positions = FourierPositions(num_bands=64, max_resolution=(60, 80))
-  return SpectrogramInput(num_samples=_NUM_SAMPLES, positions=positions)
+  return SpectrogramInput(
+    num_samples=_NUM_SAMPLES, positions=positions, spec_augment=SpecAugment()
+  )
 
 
 def _video() -> VideoInput:
