@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from perceiver_jax.data import base
+from perceiver_jax.data import base, pipeline
 from perceiver_jax.data.digits import DigitsData
 
 
@@ -333,3 +333,51 @@ def has_ended(pid, timeout_secs=10):
       return True
     time.sleep(0.1)
   return False
+
+
+WEIGHTS = np.array([8.0, 4, 3, 3, 2, 1.5, 1, 0.5, 0.5, 0.5, 0])
+
+
+class WeightedData(NumbersData):
+  """The same numbers; the first comes most often, the last never."""
+
+  def train_weights(self):
+    return WEIGHTS[: int(self.train_split)]
+
+
+def weighted_epochs(num_epochs, **fields):
+  config = WeightedData(train_split='11', batch_size=11, **fields)
+  return train(config, num_epochs)
+
+
+def test_examples_come_as_often_as_their_weights_say():
+  epochs = [batch['number'] - 100 for batch in weighted_epochs(200)]
+  expected = 11 * WEIGHTS / WEIGHTS.sum()
+  counts = np.array([np.bincount(epoch, minlength=11) for epoch in epochs])
+  assert (counts >= np.floor(expected)).all()
+  assert (counts <= np.ceil(expected)).all()
+  np.testing.assert_allclose(counts.mean(axis=0), expected, atol=0.1)
+  assert len({epoch.tobytes() for epoch in epochs}) == 200
+
+
+def test_an_example_that_comes_again_in_an_epoch_is_augmented_anew():
+  for batch in weighted_epochs(20):
+    assert len(set(batch['noise'])) == 11
+    assert len(set(batch['number'])) < 11
+
+
+def test_weighted_batches_are_the_same_for_any_processes_and_after_a_resume():
+  def data(**fields):
+    return WeightedData(train_split='11', **fields)
+
+  expected = train(data(), 9)
+  assert_same_batches(train(data(), 9, processes=2, devices=2), expected)
+  assert_same_batches(train(data(), 5, start_step=4), expected[4:])
+  workers = train(data(num_workers=2), 9)
+  assert_same_batches(workers, expected)
+
+
+def test_equal_weights_give_every_example_once():
+  order, repeats = pipeline.weighted_order(np.full(23, 0.1), 0, 0)
+  np.testing.assert_array_equal(np.sort(order), np.arange(23))
+  assert not repeats.any()

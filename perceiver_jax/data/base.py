@@ -1,9 +1,10 @@
 """What every data source shares: the batches of a run, for any machine.
 
 A global batch is a function of (seed, step) alone. The order of the examples
-is a permutation keyed by (seed, epoch), and the epochs follow each other in
-one stream that is cut into batches; the augmentation of an example is keyed by
-(seed, epoch, example). So no state of an iterator is ever saved, and a run sees
+is a permutation keyed by (seed, epoch), or a draw of so many by their weights,
+and the epochs follow each other in one stream that is cut into batches; the
+augmentation of an example is keyed by (seed, epoch, example, how often it came
+before). So no state of an iterator is ever saved, and a run sees
 the same batches on any number of processes, devices and workers.
 """
 
@@ -110,9 +111,10 @@ class DataConfig(Config):
   ) -> dict[str, np.ndarray]:
     """Returns what the model and the task get of one raw example.
 
-    Names, shapes and types must be the same for every example of either
-    split, but for types that change with augmentation: bytes to train on are
-    compact, floats to evaluate are exact.
+    Names, shapes and types must be the same for every example of a split. In
+    evaluation types may be others than in training, for bytes are compact and
+    floats are exact, and there may be more clips of an example, if the task
+    takes so many.
 
     Args:
       example: as `make_source` gives it; must not be changed.
@@ -122,6 +124,15 @@ class DataConfig(Config):
       UnreadableError: the example cannot be decoded.
     """
     raise TypeError(f'{type(self).__name__} must define preprocess.')
+
+  def train_weights(self) -> np.ndarray | None:
+    """Returns how often training examples come, relative to each other.
+
+    None: each comes once an epoch. Otherwise an epoch has as many examples as
+    the split, and one comes as often as its share of the weights says, rounded
+    up or down.
+    """
+    return None
 
   @property
   def num_train_examples(self) -> int:
@@ -182,7 +193,7 @@ def train_batches(
     )
   layout = pipeline.Layout(*shard, config.batch_size // num_devices)
   reader = _reader(config, 'train_split')
-  batches = pipeline.TrainBatches(reader, seed, layout)
+  batches = pipeline.TrainBatches(reader, seed, layout, config.train_weights())
   return pipeline.run(
     batches, start_step, config.num_workers, config.num_threads
   )

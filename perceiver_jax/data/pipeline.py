@@ -53,12 +53,28 @@ class Layout(NamedTuple):
 
 
 class TrainBatches:
-  """Epoch after epoch without a gap, each in an order of its own."""
+  """Epoch after epoch without a gap, each in an order of its own.
 
-  def __init__(self, reader: Reader, seed: int, layout: Layout):
+  Args:
+    reader: of the examples.
+    seed: decides order and augmentation.
+    layout: of a batch.
+    weights: how often examples come, relative to each other; None: each once
+      an epoch.
+  """
+
+  def __init__(
+    self,
+    reader: Reader,
+    seed: int,
+    layout: Layout,
+    weights: np.ndarray | None = None,
+  ):
     self._reader = reader
     self._seed = seed
     self._layout = layout
+    self._weights = weights
+    self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None
 
   def __len__(self) -> int:
     return _NUM_TRAIN_STEPS
@@ -70,14 +86,26 @@ class TrainBatches:
   def _example(self, position: int) -> Example:
     size = len(self._reader)
     epoch, place = divmod(position, size)
-    order = epoch_order(size, self._seed, epoch)
-    rng = _generator(self._seed, epoch, 1 + int(order[place]))
+    order, repeats = self._order(epoch)
+    stream = 1 + int(order[place]) + size * int(repeats[place])
+    rng = _generator(self._seed, epoch, stream)
     example = self._reader.read(int(order[place]), rng)
     if example is None:
       # The next one of the epoch comes twice, augmented in two ways.
       others = np.roll(order, -place - 1)[:-1].tolist()
       example = self._reader.read_next(others, rng)
     return example
+
+  def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the examples of an epoch, and how often each came before."""
+    if self._weights is None:
+      order = epoch_order(len(self._reader), self._seed, epoch)
+      return order, np.broadcast_to(np.int64(0), order.shape)
+    drawn = self._drawn  # Threads share this.
+    if drawn is None or drawn[0] != epoch:
+      drawn = epoch, *weighted_order(self._weights, self._seed, epoch)
+      self._drawn = drawn
+    return drawn[1:]
 
 
 class EvalBatches:
@@ -167,6 +195,38 @@ def example_indices(size: int, seed: int, positions: range) -> list[int]:
     int(epoch_order(size, seed, position // size)[position % size])
     for position in positions
   ]
+
+
+def weighted_order(
+  weights: np.ndarray, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws as many examples as there are, each in proportion to its weight.
+
+  An example comes as often as is expected of it, rounded up or down: drawing is
+  systematic, with equal steps through the weights in a random order.
+
+  Args:
+    weights: of the examples, not negative, of positive sum.
+    seed: decides.
+    epoch: decides.
+
+  Returns:
+    The examples in the order of the epoch, and how often each came before.
+  """
+  size = len(weights)
+  rng = _generator(seed, epoch, 0)
+  shuffled = rng.permutation(size)
+  ends = np.cumsum(weights[shuffled])
+  ticks = (np.arange(size) + rng.random()) / size
+  order = rng.permutation(
+    shuffled[np.searchsorted(ends / ends[-1], ticks, side='right')]
+  )
+  by_example = np.argsort(order, kind='stable')
+  _, counts = np.unique(order, return_counts=True)
+  repeats = np.empty(size, np.int64)
+  firsts = np.repeat(np.cumsum(counts) - counts, counts)
+  repeats[by_example] = np.arange(size) - firsts
+  return order, repeats
 
 
 def _stacked(
