@@ -68,6 +68,14 @@ def modelnet40_dir(tmp_path_factory):
   return str(data_dir)
 
 
+@pytest.fixture(scope='session')
+def audioset_dir(tmp_path_factory):
+  """A TFDS directory that holds `audioset`, made of a few clips."""
+  import audioset_dir
+
+  return audioset_dir.make(tmp_path_factory.mktemp('audioset'))
+
+
 @pytest.fixture(autouse=True)
 def no_type_checks_where_input_is_refused(request):
   """Lets a test named `..._refused` see the error that a user would see."""

@@ -30,6 +30,32 @@ class Window(NamedTuple):
     return image[rows, self.left : self.left + self.width]
 
 
+def validate(
+  area: tuple[float, float], ratio: tuple[float, float], eval_fraction: float
+) -> None:
+  """Checks the fields of a data source that say how it crops.
+
+  Raises:
+    ValueError: one of `crop_area`, `crop_ratio` and `eval_crop_fraction` is out
+      of range.
+  """
+  least, most = area
+  if not (0 < least <= most <= 1 and most >= MIN_COVERED):
+    raise ValueError(
+      'crop_area must be two shares in (0, 1], the smaller first and the '
+      f'larger at least {MIN_COVERED}, got {area}.'
+    )
+  if not 0 < ratio[0] <= ratio[1]:
+    raise ValueError(
+      'crop_ratio must be two positive numbers, the smaller first, got '
+      f'{ratio}.'
+    )
+  if not 0 < eval_fraction <= 1:
+    raise ValueError(
+      f'eval_crop_fraction must be in (0, 1], got {eval_fraction}.'
+    )
+
+
 def random_window(
   height: int,
   width: int,

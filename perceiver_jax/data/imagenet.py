@@ -68,23 +68,9 @@ class ImageNetData(LabelledData):
     super().validate()
     if min(self.image_size) < 1:
       raise ValueError(f'image_size must be positive, got {self.image_size}.')
-    least, most = self.crop_area
-    if not (0 < least <= most <= 1 and most >= crop.MIN_COVERED):
-      raise ValueError(
-        'crop_area must be two shares in (0, 1], the smaller first and the '
-        f'larger at least {crop.MIN_COVERED}, got {self.crop_area}.'
-      )
-    if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-      raise ValueError(
-        'crop_ratio must be two positive numbers, the smaller first, got '
-        f'{self.crop_ratio}.'
-      )
+    crop.validate(self.crop_area, self.crop_ratio, self.eval_crop_fraction)
     if not 0 <= self.flip_prob <= 1:
       raise ValueError(f'flip_prob must be in [0, 1], got {self.flip_prob}.')
-    if not 0 < self.eval_crop_fraction <= 1:
-      raise ValueError(
-        f'eval_crop_fraction must be in (0, 1], got {self.eval_crop_fraction}.'
-      )
 
   def builder(self) -> tfds.core.DatasetBuilder:
     return records.prepared_builder(self.name, self.data_dir)

@@ -107,6 +107,32 @@ class Records:
       ) from error
 
 
+def stretches(
+  builder: tfds.core.DatasetBuilder, split: str
+) -> list[tuple[str, tuple[int, int]]]:
+  """Returns what a split expression stands for, in order.
+
+  Args:
+    builder: of a data set that has been prepared.
+    split: a TFDS split expression.
+
+  Returns:
+    Names of whole splits, and the first example in each and the one behind the
+    last.
+
+  Raises:
+    ValueError: the split does not exist.
+  """
+  found = []
+  for instruction in _file_instructions(builder, split):
+    name = os.path.basename(instruction.filename)
+    info = tfds.core.naming.FilenameInfo.from_str(name)
+    lengths = builder.info.splits[info.split].shard_lengths
+    first = sum(lengths[: info.shard_index]) + instruction.skip
+    found.append((info.split, (first, first + instruction.take)))
+  return found
+
+
 def _file_instructions(
   builder: tfds.core.DatasetBuilder, split: str
 ) -> list[FileInstruction]:

@@ -10,7 +10,7 @@ from etils import epath
 from tensorflow_datasets.core import dataset_builder
 
 from perceiver_jax import ffmpeg
-from perceiver_jax.data.audioset import cluster, segments
+from perceiver_jax.data.audioset import cluster, contents, segments
 from perceiver_jax.data.audioset.clips import ClipFiles
 from perceiver_jax.data.audioset.files import move_or_link
 from perceiver_jax.data.audioset.report import write_report
@@ -124,6 +124,13 @@ class Audioset(dataset_builder.FileReaderBuilder):
         # TFDS deletes `ready` if anything goes wrong.
         source = epath.Path(shard.path)
         move_or_link(source, ready / source.name)
+      contents.save(
+        contents.Contents.joined(
+          example for outcome in outcomes[split] for example in outcome.examples
+        ),
+        ready,
+        split,
+      )
     write_report(ready, outcomes)
     self.info.set_splits(
       tfds.core.splits.SplitDict(

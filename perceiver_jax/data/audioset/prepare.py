@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from etils import epath
 
-from perceiver_jax.data.audioset import cluster, files, report
+from perceiver_jax.data.audioset import cluster, contents, files, report
 from perceiver_jax.data.audioset.builder import (
   CLIPS_DIRECTORY,
   Audioset,
@@ -80,8 +80,11 @@ def merge(data_dirs: Sequence[Path], data_dir: Path) -> Audioset:
 
   Raises:
     OSError: the merged data exists already, or cannot be written.
-    ValueError: there is no part in a directory, or they differ in classes.
+    ValueError: there is no part in a directory, they differ in classes, or one
+      comes twice.
   """
+  if len({os.fspath(directory) for directory in data_dirs}) < len(data_dirs):
+    raise ValueError(f'parts must differ, got one twice: {list(data_dirs)}.')
   parts = [_prepared_part(directory) for directory in data_dirs]
   builder = Audioset(data_dir=data_dir, file_format=FILE_FORMAT)
   ready = epath.Path(builder.data_path)
@@ -104,6 +107,14 @@ def merge(data_dirs: Sequence[Path], data_dir: Path) -> Audioset:
       _merge_split(split, unfinished) for split in merged.info.splits.values()
     )
   )
+  for split in merged.info.splits:
+    of_split = [
+      contents.contents_of(part, split)
+      for part in parts
+      if split in part.info.splits
+    ]
+    merged_contents = contents.Contents.concatenated(of_split)
+    contents.save(merged_contents, unfinished, split)
   report.merge_reports([epath.Path(p.data_path) for p in parts], unfinished)
   builder.info.write_to_directory(unfinished)
   unfinished.rename(ready)

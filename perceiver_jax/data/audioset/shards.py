@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from perceiver_jax.data.audioset import clips, files
+from perceiver_jax.data.audioset.contents import ExampleContents
 from perceiver_jax.data.audioset.segments import Segment
 
 _DONE_SUFFIX = '.done.json'
@@ -86,12 +87,14 @@ class Outcome(NamedTuple):
     num_examples: how many are in the file.
     num_bytes: of the examples.
     unusual: the segments with remarks.
+    examples: what is in each example of the file.
   """
 
   num_segments: int
   num_examples: int
   num_bytes: int
   unusual: tuple[Unusual, ...]
+  examples: tuple[ExampleContents, ...]
 
 
 def outcome_of(path: str) -> Outcome | None:
@@ -99,8 +102,12 @@ def outcome_of(path: str) -> Outcome | None:
   done = epath.Path(path + _DONE_SUFFIX)
   if not done.exists():
     return None
-  *counts, unusual = json.loads(done.read_text())
-  return Outcome(*counts, tuple(Unusual(*fields) for fields in unusual))
+  *counts, unusual, examples = json.loads(done.read_text())
+  return Outcome(
+    *counts,
+    tuple(Unusual(*fields) for fields in unusual),
+    tuple(ExampleContents(*fields) for fields in examples),
+  )
 
 
 def write_shard(
@@ -118,6 +125,7 @@ def write_shard(
   """
   sizes: list[int] = []
   unusual: list[Unusual] = []
+  contents: list[ExampleContents] = []
 
   def examples() -> Iterator[tuple[int, bytes]]:
     connectors = features(shard.class_names)
@@ -130,12 +138,23 @@ def write_shard(
         data = connectors.serialize_example(_example(segment, clip))
         yield len(sizes), data
         sizes.append(len(data))
+        contents.append(
+          ExampleContents(
+            clip.sound.size > 0, len(clip.frames) > 0, list(segment.labels)
+          )
+        )
       on_segment()
 
   file_format = tfds.core.FileFormat(shard.file_format)
   with files.whole_file(shard.path) as unfinished:
     tfds.core.ExampleWriter(file_format).write(unfinished, examples())
-  outcome = Outcome(len(shard.segments), len(sizes), sum(sizes), tuple(unusual))
+  outcome = Outcome(
+    len(shard.segments),
+    len(sizes),
+    sum(sizes),
+    tuple(unusual),
+    tuple(contents),
+  )
   # Last, since it says that the other is whole.
   with files.whole_file(shard.path + _DONE_SUFFIX) as unfinished:
     epath.Path(unfinished).write_text(json.dumps(outcome))
