@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import os
@@ -103,6 +104,23 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path):
     _assert_equal(checkpointer.restore(described), state)
 
 
+def test_a_state_restores_to_another_sharding(tmp_path):
+  mesh = Mesh(np.array(jax.devices()), ('devices',))
+  values = np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)
+  places = [
+    NamedSharding(mesh, PartitionSpec(*axes))
+    for axes in ((), ('devices',), (None, None, 'devices'))
+  ]
+  for number, (before, after) in enumerate(itertools.permutations(places, 2)):
+    workdir = tmp_path / str(number)
+    with _make(workdir) as checkpointer:
+      checkpointer.save(1, {'x': jax.device_put(values, before)})
+      target = jax.ShapeDtypeStruct(values.shape, np.float32, sharding=after)
+      restored = checkpointer.restore({'x': target})['x']
+    assert restored.sharding == after
+    np.testing.assert_array_equal(restored, values)
+
+
 def test_arrays_without_a_sharding_go_to_the_default_device(tmp_path):
   with _make(tmp_path) as checkpointer:
     checkpointer.save(3, _state(3.0))
@@ -186,6 +204,13 @@ def test_the_best_of_an_earlier_start_is_kept(tmp_path):
   assert _steps(tmp_path) == [2, 4]
 
 
+def test_every_nth_is_kept_for_good(tmp_path):
+  _save_steps(
+    tmp_path, [None] * 7, every_steps=1, keep_every_steps=3, keep_last=1
+  )
+  assert _steps(tmp_path) == [3, 6, 7]
+
+
 def test_the_smallest_value_can_be_the_best(tmp_path):
   accuracies = [0.1, 0.9, 0.5]
   _save_steps(tmp_path, accuracies, keep_last=1, best_mode=BestMode.MIN)
@@ -230,10 +255,11 @@ def test_a_step_is_saved_once_and_never_backwards(tmp_path):
       checkpointer.save(1, {'x': jnp.float32(100)})
 
 
-def test_a_save_that_was_killed_leaves_the_checkpoint_before(tmp_path):
+def test_a_save_that_was_killed_leaves_the_checkpoint_before(tmp_path, caplog):
   _save_steps(tmp_path, [None, None])
   partial = _kill_save(tmp_path, 2)
   with _make(tmp_path) as checkpointer:
+    assert f'{partial} is only a part of a checkpoint' in caplog.text
     assert checkpointer.latest_step() == 1
     assert checkpointer.restore({'x': jnp.float32(0)})['x'] == 1
     checkpointer.save(3, {'x': jnp.float32(3)})
@@ -330,12 +356,25 @@ def test_saving_says_nothing_unless_it_fails(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-  ('field', 'value'), [('every_steps', 0), ('keep_last', 0), ('keep_best', -1)]
+  ('field', 'value'),
+  [
+    ('every_steps', 0),
+    ('keep_last', 0),
+    ('keep_best', -1),
+    ('max_failures', -1),
+  ],
 )
 def test_validate_refuses_nonsense(field, value):
   config = CheckpointConfig(**{field: value})
   message = f'CheckpointConfig.{field} must be at least {value + 1}, got'
   with pytest.raises(ValueError, match=message):
+    config.validate()
+
+
+@pytest.mark.parametrize('period', [0, 5, 15])
+def test_validate_refuses_a_period_at_which_nothing_is_saved(period):
+  config = CheckpointConfig(every_steps=10, keep_every_steps=period)
+  with pytest.raises(ValueError, match=r'multiple of every_steps 10, got'):
     config.validate()
 
 

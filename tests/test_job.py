@@ -5,6 +5,7 @@ import logging
 import math
 
 import pytest
+from etils import epath
 from tiny_job import tiny_config
 
 from perceiver_jax.config import Config
@@ -14,6 +15,7 @@ from perceiver_jax.training import loop
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.dry_run import dry_run
 from perceiver_jax.training.job import make_job
+from perceiver_jax.training.manifest import read_manifest
 from perceiver_jax.training.metrics import json_line
 
 
@@ -65,12 +67,12 @@ def _train_briefly(config, workdir):
 
 def _edit_saved_configs(workdir, edit):
   """Rewrites the config of each checkpoint, as an earlier version left it."""
-  paths = list(workdir.glob('checkpoints/*/config/metadata'))
+  paths = list(epath.Path(workdir).glob('checkpoints/*/manifest/*.json'))
   assert paths
   for path in paths:
-    saved = json.loads(path.read_text())
-    edit(saved)
-    path.write_text(json.dumps(saved))
+    manifest = read_manifest(path)
+    edit(manifest.config)
+    path.write_text(json.dumps(manifest.sealed()))
 
 
 def test_a_run_without_an_end_is_refused():

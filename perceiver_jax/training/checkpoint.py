@@ -1,31 +1,33 @@
 """Saving the state of a run and going on from it.
 
-Checkpoints lie in `WORKDIR/checkpoints/STEP`, each with the state, the config
-and, where the state was evaluated, its metrics. They are written by Orbax in
-the background and appear under their name only when complete, so that a run
-killed during a save goes on from the checkpoint before it.
+Checkpoints lie in `WORKDIR/checkpoints/STEP`. They are written in the
+background, and read back before an older one is deleted. What proves damaged
+goes to `WORKDIR/damaged_checkpoints`, and the one before takes its place.
 """
 
 import enum
 import json
-import logging
 import math
 import os
-import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import (
-  AnyPreservationPolicy,
-  BestN,
-  LatestN,
-)
 
 from perceiver_jax.config import Config
-from perceiver_jax.training.compatibility import check_arrays
+from perceiver_jax.training.compatibility import check_arrays, spelled_arrays
+from perceiver_jax.training.manifest import (
+  DamagedCheckpointError,
+  Manifest,
+  checksums,
+)
+from perceiver_jax.training.processes import anywhere
+from perceiver_jax.training.saving import Saved, Saver
+from perceiver_jax.training.store import Store, check_writable
+
+Metrics = Mapping[str, float]
 
 
 class BestMode(enum.Enum):
@@ -43,24 +45,41 @@ class CheckpointConfig(Config):
     keep_last: how many of the newest checkpoints stay.
     keep_best: how many of the best stay besides; only checkpoints of states
       that were evaluated count, and NaN counts as worst.
+    keep_every_steps: those whose step is a multiple of it stay for good; None:
+      none does.
     best_metric: the metric of the evaluation that decides which are best.
     best_mode: whether its largest or its smallest value is the best.
+    max_failures: how many saves in a row may fail, for want of space say, while
+      the training goes on; one more ends the run, and so does the last save.
   """
 
   every_steps: int = 1000
   keep_last: int = 3
   keep_best: int = 1
+  keep_every_steps: int | None = None
   best_metric: str = 'top_1_accuracy'
   best_mode: BestMode = BestMode.MAX
+  max_failures: int = 2
 
   def validate(self) -> None:
     super().validate()
-    for name, least in (('every_steps', 1), ('keep_last', 1), ('keep_best', 0)):
+    for name, least in (
+      ('every_steps', 1),
+      ('keep_last', 1),
+      ('keep_best', 0),
+      ('max_failures', 0),
+    ):
       if getattr(self, name) < least:
         raise ValueError(
           f'CheckpointConfig.{name} must be at least {least}, got '
           f'{getattr(self, name)}.'
         )
+    period = self.keep_every_steps
+    if period is not None and (period < 1 or period % self.every_steps):
+      raise ValueError(
+        'CheckpointConfig.keep_every_steps must be a multiple of every_steps '
+        f'{self.every_steps}, got {period}.'
+      )
 
   def validate_metrics(self, names: Collection[str]) -> None:
     """Checks that the metric that decides is among those of an evaluation.
@@ -73,6 +92,30 @@ class CheckpointConfig(Config):
         'CheckpointConfig.best_metric must be one of the metrics '
         f'{sorted(names)}, got {self.best_metric!r}.'
       )
+
+  def best_first(self, checkpoints: Mapping[int, Metrics | None]) -> list[int]:
+    """Returns the steps that were evaluated, by how good they are.
+
+    Args:
+      checkpoints: the metrics of each by step, None if it was not evaluated.
+    """
+
+    def quality(step: int) -> tuple[float, int]:
+      value = checkpoints[step].get(self.best_metric, math.nan)
+      if math.isnan(value):
+        return -math.inf, step
+      return value if self.best_mode is BestMode.MAX else -value, step
+
+    evaluated = [step for step in checkpoints if checkpoints[step] is not None]
+    return sorted(evaluated, key=quality, reverse=True)
+
+  def kept(self, checkpoints: Mapping[int, Metrics | None]) -> set[int]:
+    """Returns the steps that stay; see `best_first`."""
+    newest = sorted(checkpoints)[-self.keep_last :]
+    best = self.best_first(checkpoints)[: self.keep_best]
+    period = self.keep_every_steps
+    periodic = [s for s in checkpoints if period and s % period == 0]
+    return {*newest, *best, *periodic}
 
   def make(
     self,
@@ -91,6 +134,9 @@ class Checkpointer:
 
   Every process of a run makes one and calls it at the same steps; Orbax writes
   each array once.
+
+  A damaged checkpoint is reported and set aside when it is found, which is at
+  the start what its manifest shows, and the rest when it is restored.
 
   Args:
     config: what to keep.
@@ -112,7 +158,7 @@ class Checkpointer:
     read_only: bool = False,
   ) -> None:
     self._config = config
-    self._config_json = config_json
+    self._run_config = json.loads(config_json)
     self._workdir = epath.Path(workdir)
     if read_only:
       if self._workdir.exists() and not self._workdir.is_dir():
@@ -121,51 +167,72 @@ class Checkpointer:
         )
     else:
       check_writable(self._workdir)
-    _quiet_orbax()
-    self._manager = ocp.CheckpointManager(
-      self._workdir.resolve() / 'checkpoints',
-      options=self._options(read_only),
-      handler_registry=_handlers(),
-    )
+    self._store = Store(self._workdir.resolve(), read_only=read_only)
+    self._saver = Saver(self._store)
+    self._num_failures = 0
+    self._last_failure = ''
 
   def __enter__(self) -> 'Checkpointer':
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(self, error_type: type | None, *_: object) -> None:
+    if error_type is not None and jax.process_count() > 1:
+      # The others may never come to where all agree on what was saved.
+      self._saver.close()
+      return
+    try:
+      self.close()
+    except OSError as failure:
+      if error_type is None:
+        raise
+      logging.error('%s', failure)
 
   def close(self) -> None:
     """Waits for the last save and ends the writing.
 
     Raises:
-      Exception: what went wrong in the save, as Orbax raised it.
+      OSError: the last save failed.
     """
-    self._manager.close()
+    try:
+      self._settle()
+      if self._num_failures:
+        raise OSError(self._last_failure)
+    finally:
+      self._saver.close()
+      self._store.close()
 
   def latest_step(self) -> int | None:
     """Returns the step of the newest complete checkpoint, None without any."""
-    self._manager.wait_until_finished()
-    return self._manager.latest_step()
+    self._settle()
+    return max(self._store.manifests, default=None)
 
   def best_step(self) -> int | None:
     """Returns the step of the best evaluated checkpoint, None without any."""
-    self._manager.wait_until_finished()
-    return self._manager.best_step()
+    self._settle()
+    return next(iter(self._config.best_first(self._metrics())), None)
+
+  def is_evaluated(self, step: int) -> bool:
+    """Returns whether the state of a checkpoint was evaluated."""
+    self._settle()
+    return self._store.manifests[step].metrics is not None
 
   def saved_config_json(self) -> str | None:
-    """Returns the config of the newest checkpoint, None without any."""
+    """Returns the config of the newest checkpoint, None without any.
+
+    Raises:
+      ValueError: there are none but damaged ones.
+    """
     step = self.latest_step()
     if step is None:
+      self._store.check_not_all_damaged()
       return None
-    args = ocp.args.Composite(config=ocp.args.JsonRestore())
-    return json.dumps(self._manager.restore(step, args=args).config, indent=2)
+    return json.dumps(self._store.manifests[step].config, indent=2)
 
-  def save(
-    self, step: int, state: Any, metrics: Mapping[str, float] | None = None
-  ) -> None:
+  def save(self, step: int, state: Any, metrics: Metrics | None = None) -> None:
     """Starts to save a state and returns once it may be changed or donated.
 
-    Does nothing if `step` is the newest checkpoint already.
+    Does nothing if `step` is the newest checkpoint already. A save that fails
+    is reported; see `CheckpointConfig.max_failures`.
 
     Args:
       step: updates done so far; later than that of every saved checkpoint.
@@ -175,23 +242,21 @@ class Checkpointer:
 
     Raises:
       ValueError: `step` is not later, or `metrics` lacks the `best_metric`.
-      Exception: what went wrong in the save before, as Orbax raised it.
+      OSError: more saves failed in a row than may.
     """
-    if step == self._manager.latest_step():
+    latest = self.latest_step()
+    if step == latest:
       return
-    if step < (self._manager.latest_step() or 0):
+    if latest is not None and step < latest:
       raise ValueError(
         f'step must be later than the newest checkpoint in {self._workdir}, '
-        f'{self._manager.latest_step()}, got {step}.'
+        f'{latest}, got {step}.'
       )
     if metrics is not None:
       metrics = {name: float(value) for name, value in metrics.items()}
       self._config.validate_metrics(metrics)
-    args = ocp.args.Composite(
-      state=ocp.args.StandardSave(state),
-      config=ocp.args.JsonSave(json.loads(self._config_json)),
-    )
-    self._manager.save(step, args=args, metrics=metrics, force=True)
+    manifest = Manifest.of(state, self._run_config, metrics)
+    self._saver.start(step, state, manifest)
 
   def restore(self, target: Any, step: int | None = None) -> Any | None:
     """Returns the state of a checkpoint, None if there is none at all.
@@ -201,99 +266,106 @@ class Checkpointer:
         of `jax.ShapeDtypeStruct`. What is restored has its containers and its
         shardings, so that compiled functions take it as it is; where it has
         none, an array goes to the default device.
-      step: which checkpoint; None takes the newest.
+      step: which checkpoint; None takes the newest that is not damaged.
 
     Raises:
       ValueError: there is no checkpoint of `step`, or its arrays differ from
         `target` in names, shapes or dtypes; the message lists them.
+      DamagedCheckpointError: that of `step` is damaged, or all are.
     """
-    self._manager.wait_until_finished()
-    steps = sorted(self._manager.all_steps())
-    if step is None and not steps:
-      return None
-    step = steps[-1] if step is None else step
+    self._settle()
+    target = jax.tree.map(_abstract, target)
+    if step is None:
+      return self._store.newest(lambda step: self._restored(step, target))
+    steps = sorted(self._store.manifests)
     if step not in steps:
       raise ValueError(
         f'step must be one of the checkpoints {steps} in {self._workdir}, got '
         f'{step}.'
       )
-    target = jax.tree.map(_abstract, target)
-    # Orbax would cast a wrong dtype without a word.
-    check_arrays(
-      self._manager.item_metadata(step).state.tree,
-      target,
-      source=f'the checkpoint of step {step} in {self._workdir}',
-    )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    return self._manager.restore(step, args=args).state
+    return self._restored(step, target)
 
-  def restore_as_saved(self) -> Any:
+  def restore_as_saved(self) -> Any | None:
     """Returns the newest state as it lies there, whatever run it was of.
 
-    Named tuples come back as dicts, and arrays on the default device. There
-    must be a checkpoint.
+    Named tuples come back as dicts, and arrays on the default device. None if
+    there is no checkpoint.
+
+    Raises:
+      DamagedCheckpointError: all are damaged.
     """
-    step = self.latest_step()
-    target = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-      self._manager.item_metadata(step).state.tree,
+    self._settle()
+    return self._store.newest(self._restored_as_saved)
+
+  def _restored(self, step: int, target: Any) -> Any:
+    manifest = self._store.manifests[step]
+    check_arrays(
+      manifest.arrays,
+      spelled_arrays(target),
+      source=f'the checkpoint of step {step} in {self._workdir}',
     )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    return self._manager.restore(step, args=args).state
+    damage = None
+    try:
+      state = self._store.read_state(step, target)
+    except DamagedCheckpointError as error:
+      damage = error
+    if anywhere(damage is not None):
+      raise damage or DamagedCheckpointError('another process found damage')
+    manifest.check_values(checksums(state))
+    return state
 
-  def _options(self, read_only: bool) -> ocp.CheckpointManagerOptions:
-    newest = LatestN(self._config.keep_last)
-    best = BestN(
-      get_metric_fn=self._quality,
-      n=self._config.keep_best,
-      # Without it, each checkpoint that was not evaluated would stay.
-      keep_checkpoints_without_metrics=False,
+  def _restored_as_saved(self, step: int) -> Any:
+    target = self._store.read_tree(step)
+    if spelled_arrays(target) != self._store.manifests[step].arrays:
+      raise DamagedCheckpointError('it has other arrays than when it was saved')
+    return self._restored(step, target)
+
+  def _settle(self) -> None:
+    """Waits for a save under way and draws the consequences.
+
+    Raises:
+      OSError: more saves failed in a row than may.
+    """
+    save = self._saver.finish()
+    if save is None:
+      return
+    if save.failed:
+      self._note_failure(save)
+      return
+    if self._num_failures:
+      self._store.forget_vanished()
+    self._num_failures = 0
+    self._store.manifests[save.step] = save.manifest
+    kept = self._config.kept(self._metrics())
+    for step in self._store.manifests.keys() - kept:
+      self._store.delete(step)
+
+  def _note_failure(self, save: Saved) -> None:
+    """Counts a save that failed, here or in another process."""
+    self._num_failures += 1
+    if save.damaged:
+      self._store.set_aside(save.step, save.error)
+    self._store.give_up()
+    newest = max(self._store.manifests, default=None)
+    self._last_failure = (
+      f'the state of step {save.step} must be saved in {self._workdir}, got '
+      f'{_spelled(save.error)}; the last good checkpoint is that of step '
+      f'{newest}.'
     )
-    return ocp.CheckpointManagerOptions(
-      preservation_policy=AnyPreservationPolicy([newest, best]),
-      best_fn=self._quality,  # Without it, Orbax does not save the metrics.
-      create=not read_only,
-      cleanup_tmp_directories=not read_only,
-      read_only=read_only,
+    if self._num_failures > self._config.max_failures:
+      raise OSError(self._last_failure) from save.error
+    logging.error(
+      'Training goes on; %d saves in a row may fail, %d did. The last good '
+      'checkpoint is that of step %s.',
+      self._config.max_failures,
+      self._num_failures,
+      newest,
     )
 
-  def _quality(self, metrics: Mapping[str, float]) -> float:
-    """Returns a number that is the larger, the better the metrics."""
-    value = metrics.get(self._config.best_metric, math.nan)
-    if math.isnan(value):
-      return -math.inf
-    return value if self._config.best_mode is BestMode.MAX else -value
-
-
-def check_writable(workdir: str | os.PathLike[str]) -> None:
-  """Makes a directory, with its parents, and writes to it once as a trial.
-
-  Raises:
-    OSError: it is no directory or cannot be written to.
-  """
-  workdir = epath.Path(workdir)
-  trial = workdir / f'.writable_{uuid.uuid4().hex}'
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    trial.write_text('')
-    trial.unlink()
-  except OSError as error:
-    raise OSError(
-      f'workdir must be a directory that can be written to, got {workdir}: '
-      f'{error.strerror}.'
-    ) from error
-
-
-def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-  """Says how each part of a checkpoint is written and read."""
-  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-  state = ocp.StandardCheckpointHandler()
-  registry.add('state', ocp.args.StandardSave, state)
-  registry.add('state', ocp.args.StandardRestore, state)
-  config = ocp.JsonCheckpointHandler()
-  registry.add('config', ocp.args.JsonSave, config)
-  registry.add('config', ocp.args.JsonRestore, config)
-  return registry
+  def _metrics(self) -> dict[int, Metrics | None]:
+    return {
+      step: found.metrics for step, found in self._store.manifests.items()
+    }
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -303,11 +375,9 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _is_no_chatter(record: logging.LogRecord) -> bool:
-  is_orbax = f'{os.sep}orbax{os.sep}checkpoint{os.sep}' in record.pathname
-  return not is_orbax or record.levelno >= logging.ERROR
-
-
-def _quiet_orbax() -> None:
-  """Keeps Orbax's reports of each save and restore out of the log."""
-  logging.getLogger('absl').addFilter(_is_no_chatter)
+def _spelled(error: BaseException | None) -> str:
+  """Returns what went wrong in a line."""
+  if error is None:
+    return 'an error in another process'
+  lines = str(error).splitlines() or ['']
+  return f'{type(error).__name__}: {lines[0][:300]}'

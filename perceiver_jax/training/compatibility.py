@@ -38,20 +38,21 @@ def config_differences(
   return _differences(dict(_fields(saved)), dict(_fields(current)))
 
 
-def check_arrays(saved: Any, expected: Any, *, source: str) -> None:
+def check_arrays(
+  saved: Mapping[str, str], expected: Mapping[str, str], *, source: str
+) -> None:
   """Refuses a checkpoint whose arrays are not those of this run.
 
   Args:
-    saved: a tree whose leaves have a shape and a dtype. Its containers may
-      differ from `expected` in type (a dict for a NamedTuple): names count.
-    expected: the tree that `saved` must equal in names, shapes and dtypes.
+    saved: its `spelled_arrays`.
+    expected: those of the state that it is to be.
     source: what holds `saved`, for the message.
 
   Raises:
     ValueError: an array is missing, superfluous, or of another shape or dtype;
       the message lists each by its path.
   """
-  differences = _differences(_spelled(saved), _spelled(expected))
+  differences = _differences(dict(saved), dict(expected))
   if differences:
     raise ValueError(
       f'{source} must hold the arrays of this run, but belongs to another '
@@ -87,14 +88,25 @@ def _fields(value: Any, path: str = '') -> Iterator[tuple[str, Any]]:
     yield from _fields(child, f'{path}.{name}' if path else str(name))
 
 
-def _spelled(tree: Any) -> dict[str, str]:
-  """Returns the path of every array with its dtype and shape."""
+def spelled_arrays(tree: Any) -> dict[str, str]:
+  """Returns dtype and shape of every array by its path: `float32[3,4]`."""
+  return {
+    path: f'{leaf.dtype}[{",".join(map(str, leaf.shape))}]'
+    for path, leaf in array_paths(tree).items()
+  }
+
+
+def array_paths(tree: Any) -> dict[str, Any]:
+  """Returns every array of a tree by its path, keys of JAX as their data.
+
+  Containers of other types give the same paths: a dict those of a NamedTuple.
+  """
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  spelled = {}
+  paths = {}
   for path, leaf in leaves:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      leaf = jax.eval_shape(jax.random.key_data, leaf)  # As it is stored.
-    shape = ','.join(map(str, leaf.shape))
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    spelled[name] = f'{leaf.dtype}[{shape}]'
-  return spelled
+      is_array = isinstance(leaf, jax.Array)
+      data = jax.random.key_data
+      leaf = data(leaf) if is_array else jax.eval_shape(data, leaf)
+    paths[jax.tree_util.keystr(path, simple=True, separator='/')] = leaf
+  return paths

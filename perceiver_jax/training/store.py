@@ -1,0 +1,299 @@
+"""The checkpoints of a directory: Orbax writes them, this names and checks.
+
+A checkpoint lies in `checkpoints/STEP`: `state` with the arrays and `manifest`
+with what `perceiver_jax.training.manifest` says of them. It has its name only
+when it is complete, so that what a kill leaves is not taken for one. What
+proves damaged goes to `damaged_checkpoints/STEP`.
+"""
+
+import contextlib
+import logging as python_logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from perceiver_jax.training.manifest import (
+  DamagedCheckpointError,
+  Manifest,
+  read_manifest,
+)
+from perceiver_jax.training.processes import meet
+
+_MANIFEST = 'manifest.json'
+_TEMPORARY = '.orbax-checkpoint-tmp'
+# Of a file that may be as good as it was, if only it could be read.
+_UNREADABLE = (
+  'PERMISSION_DENIED',
+  'RESOURCE_EXHAUSTED',
+  'UNAUTHENTICATED',
+  'UNAVAILABLE',
+  'DEADLINE_EXCEEDED',
+)
+
+
+class Store:
+  """The checkpoints of a directory.
+
+  Every process of a run makes one, and calls all but the reading functions
+  together with the others.
+
+  Args:
+    root: the directory; made if it does not exist.
+    read_only: write nothing.
+
+  Attributes:
+    manifests: those of all good checkpoints, by step.
+  """
+
+  def __init__(self, root: epath.Path, *, read_only: bool) -> None:
+    self._directory = root / 'checkpoints'
+    self._aside = root / 'damaged_checkpoints'
+    self._read_only = read_only
+    self._found_damage = False
+    _quiet_orbax()
+    self._warn_of_partial()
+    self._manager = self._open()
+    self.manifests: dict[int, Manifest] = {}
+    damaged = {}
+    for step in self.steps():
+      try:
+        self.manifests[step] = self._read_manifest(step)
+      except DamagedCheckpointError as error:
+        damaged[step] = error
+    for step, error in damaged.items():
+      self.set_aside(step, error)
+
+  def steps(self) -> list[int]:
+    """Returns the steps of all complete checkpoints, in order."""
+    return sorted(self._manager.all_steps())
+
+  def start(self, step: int, state: Any, manifest: Manifest) -> None:
+    """Starts to write; returns once the state may be changed or donated."""
+    if self._manager is None:
+      self._manager = self._open()
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      manifest=ocp.args.JsonSave(manifest.sealed()),
+    )
+    self._manager.save(step, args=args, force=True)
+
+  def wait(self) -> None:
+    """Waits for the end of what was started.
+
+    Raises:
+      Exception: what went wrong, as Orbax raised it.
+    """
+    self._manager.wait_until_finished()
+
+  def give_up(self) -> None:
+    """Forgets what was started and went wrong, and all that Orbax knows."""
+    self.close()
+    self._manager = None
+
+  def close(self) -> None:
+    """Ends the writing; what went wrong in it is known from `wait`."""
+    if self._manager is None:
+      return
+    for end in (self._manager.wait_until_finished, self._manager.close):
+      with contextlib.suppress(Exception):
+        end()
+
+  def _read_manifest(self, step: int) -> Manifest:
+    """Returns the manifest of a checkpoint; see the function of this name."""
+    return read_manifest(self._directory / str(step) / 'manifest' / _MANIFEST)
+
+  def read_state(self, step: int, target: Any) -> Any:
+    """Returns the state of a checkpoint, each array as the target has it.
+
+    Raises:
+      DamagedCheckpointError: it cannot be read, and never will be.
+      Exception: it cannot be read now, as Orbax raised it.
+    """
+    path = self._directory / str(step) / 'state'
+    args = ocp.args.StandardRestore(target)
+    with _damage_of(path):
+      # The manager would wait for the other processes, even for one that found
+      # damage and has gone on.
+      return ocp.StandardCheckpointHandler().restore(path, args=args)
+
+  def read_tree(self, step: int) -> Any:
+    """Returns the state of a checkpoint in shapes and dtypes, as dicts.
+
+    Raises:
+      DamagedCheckpointError: as in `read_state`.
+    """
+    path = self._directory / str(step) / 'state'
+    with _damage_of(path):
+      tree = ocp.StandardCheckpointHandler().metadata(path).tree
+      return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
+      )
+
+  def newest(self, read: Callable[[int], Any]) -> Any | None:
+    """Returns what is read from the newest good checkpoint, None without any.
+
+    Args:
+      read: reads that of a step.
+
+    Raises:
+      DamagedCheckpointError: there were some, but none is good.
+    """
+    while self.manifests:
+      step = max(self.manifests)
+      try:
+        return read(step)
+      except DamagedCheckpointError as error:
+        self.set_aside(step, error)
+    self.check_not_all_damaged()
+    return None
+
+  def set_aside(self, step: int, error: BaseException | None) -> None:
+    """Reports a damaged checkpoint and moves it out of the way.
+
+    Args:
+      step: of the checkpoint.
+      error: what is wrong, if this process found it.
+    """
+    self.manifests.pop(step, None)
+    self._found_damage = True
+    path = self._directory / str(step)
+    logging.error(
+      'The checkpoint %s is damaged: %s',
+      path,
+      error or 'another process says why',
+    )
+    if self._read_only:
+      return
+    place = _unused(self._aside / str(step))
+    meet('before a checkpoint is set aside')
+    if jax.process_index() == 0:
+      try:
+        self._aside.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+        logging.error('It is now %s.', place)
+      except OSError as failure:
+        logging.error('It could not be set aside: %s', failure)
+    meet('after a checkpoint was set aside')
+    if self._manager is not None:
+      self._manager.reload()
+
+  def check_not_all_damaged(self) -> None:
+    """Refuses to take a run whose checkpoints are all damaged for a new one."""
+    is_damaged = self._found_damage or (
+      self._aside.exists() and any(self._aside.iterdir())
+    )
+    if is_damaged and not self.manifests:
+      raise DamagedCheckpointError(
+        f'{self._directory} must hold a good checkpoint, got damaged ones '
+        f'alone; to start anew, move {self._aside} away.'
+      )
+
+  def delete(self, step: int) -> None:
+    """Deletes a checkpoint, so that a kill never leaves a part of it."""
+    del self.manifests[step]
+    if jax.process_index():
+      return
+    path = self._directory / str(step)
+    # What has this name is removed at the next start.
+    unnamed = path.with_name(f'{step}{_TEMPORARY}')
+    try:
+      path.rename(unnamed)
+      unnamed.rmtree()
+    except OSError as error:
+      logging.warning('%s could not be deleted: %s', path, error)
+
+  def forget_vanished(self) -> None:
+    """Forgets the checkpoints that someone else has removed."""
+    steps = self.steps()
+    self.manifests = {s: m for s, m in self.manifests.items() if s in steps}
+
+  def _open(self) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+      create=not self._read_only,
+      cleanup_tmp_directories=not self._read_only,
+      read_only=self._read_only,
+      # The metadata that it would read may be damaged.
+      lightweight_initialize=True,
+    )
+    return ocp.CheckpointManager(
+      self._directory, options=options, handler_registry=_handlers()
+    )
+
+  def _warn_of_partial(self) -> None:
+    if self._read_only or jax.process_index() or not self._directory.exists():
+      return
+    for path in sorted(self._directory.iterdir()):
+      if path.name.endswith(_TEMPORARY):
+        logging.warning(
+          '%s is only a part of a checkpoint and is removed.', path
+        )
+
+
+def check_writable(workdir: str | os.PathLike[str]) -> None:
+  """Makes a directory, with its parents, and writes to it once as a trial.
+
+  Raises:
+    OSError: it is no directory or cannot be written to.
+  """
+  workdir = epath.Path(workdir)
+  trial = workdir / f'.writable_{uuid.uuid4().hex}'
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    trial.write_text('')
+    trial.unlink()
+  except OSError as error:
+    raise OSError(
+      f'workdir must be a directory that can be written to, got {workdir}: '
+      f'{error.strerror}.'
+    ) from error
+
+
+@contextlib.contextmanager
+def _damage_of(path: epath.Path) -> Iterator[None]:
+  """Takes what goes wrong in reading for damage, unless it may pass."""
+  try:
+    yield
+  except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+    raise
+  except Exception as error:
+    if any(code in str(error) for code in _UNREADABLE):
+      raise
+    reason = (str(error).splitlines() or [''])[0][:200]
+    raise DamagedCheckpointError(
+      f'{path} cannot be read: {type(error).__name__}: {reason}'
+    ) from error
+
+
+def _unused(place: epath.Path) -> epath.Path:
+  """Returns a path where nothing is."""
+  number, unused = 1, place
+  while unused.exists():
+    number += 1
+    unused = place.with_name(f'{place.name}_{number}')
+  return unused
+
+
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+  """Says how each part of a checkpoint is written and read."""
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  registry.add('state', ocp.args.StandardSave, ocp.StandardCheckpointHandler())
+  registry.add(
+    'manifest', ocp.args.JsonSave, ocp.JsonCheckpointHandler(_MANIFEST)
+  )
+  return registry
+
+
+def _is_no_chatter(record: python_logging.LogRecord) -> bool:
+  is_orbax = f'{os.sep}orbax{os.sep}checkpoint{os.sep}' in record.pathname
+  return not is_orbax or record.levelno >= python_logging.ERROR
+
+
+def _quiet_orbax() -> None:
+  """Keeps Orbax's reports of each save and restore out of the log."""
+  python_logging.getLogger('absl').addFilter(_is_no_chatter)
