@@ -9,6 +9,8 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
+from perceiver_jax.training.lasting_files import LineFile, lasting
+
 METRICS_FILE = 'metrics.jsonl'
 _RESERVED = ('step', 'split')
 
@@ -17,7 +19,8 @@ class MetricWriter:
   """Writes metrics to `WORKDIR/metrics.jsonl` and for TensorBoard beside it.
 
   A line of the file is one JSON object: `step`, `split`, then the metrics by
-  name. It is on disk when `write` returns. JSON has no number for NaN and
+  name. It is on disk when `write` returns; if it cannot be written, that is
+  reported, and the line written later. JSON has no number for NaN and
   infinities: they are the strings `NaN`, `Infinity` and `-Infinity`, which
   `read_metrics` turns back. TensorBoard shows a metric as `SPLIT/NAME`.
 
@@ -49,9 +52,9 @@ class MetricWriter:
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / METRICS_FILE
     _forget_after(path, resume_step)
-    self._file = path.open('a')
+    self._file = LineFile(path)
     self._summary_writer = tensorboardX.SummaryWriter(
-      str(workdir), purge_step=0 if resume_step is None else resume_step + 1
+      lasting(workdir), purge_step=0 if resume_step is None else resume_step + 1
     )
 
   def __enter__(self) -> 'MetricWriter':
@@ -74,8 +77,7 @@ class MetricWriter:
     if not self._is_primary:
       return
     scalars = {name: _scalar(name, value) for name, value in metrics.items()}
-    self._file.write(json_line({'step': step, 'split': split} | scalars))
-    self._file.flush()
+    self._file.add(json_line({'step': step, 'split': split} | scalars))
     for name, value in scalars.items():
       if math.isfinite(value):  # TensorBoard cannot draw the others.
         self._summary_writer.add_scalar(f'{split}/{name}', value, step)
