@@ -1,7 +1,10 @@
 import os
 import pathlib
 import pickle
+import resource
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -53,11 +56,11 @@ class TinyDigits(tfds.core.GeneratorBasedBuilder):
       )
 
 
-def prepare(data_dir, file_format):
+def prepare(data_dir, file_format, num_shards=3):
   builder = TinyDigits(data_dir=str(data_dir))
   builder.download_and_prepare(
     file_format=file_format,
-    download_config=tfds.download.DownloadConfig(num_shards=3),
+    download_config=tfds.download.DownloadConfig(num_shards=num_shards),
   )
   return builder
 
@@ -244,9 +247,48 @@ def test_a_missing_file_is_named(tmp_path, file_format):
   builder = prepare(tmp_path, file_format)
   path = first_file(builder)
   os.remove(path)
-  with pytest.raises(ValueError, match='must be readable') as error:
+  # Not an UnreadableError: leaving out its examples would go unnoticed.
+  with pytest.raises(
+    OSError, match='must be readable, got .*No such file'
+  ) as e:
     records.Records(builder, 'train')[0]
-  assert path in str(error.value)
+  assert path in str(e.value)
+
+
+@pytest.mark.parametrize('file_format', ['tfrecord', 'array_record'])
+def test_data_may_have_more_files_than_can_be_open(tmp_path, file_format):
+  builder = prepare(tmp_path, file_format, num_shards=11)
+  expected = [example['number'] for example in read_all(builder, 'train')]
+  reading = f"""
+import os
+import resource
+import tensorflow_datasets as tfds
+from perceiver_jax.data import records
+builder = tfds.builder_from_directory({str(builder.data_dir)!r})
+source = records.Records(builder, 'train')
+limit = len(os.listdir('/dev/fd')) + 8
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+for _ in range(2):
+  print([int(source[index]['number']) for index in range(len(source))])
+"""
+  ended = subprocess.run(
+    [sys.executable, '-c', reading], capture_output=True, text=True, check=False
+  )
+  assert ended.returncode == 0, ended.stderr
+  assert ended.stdout == 2 * f'{[int(number) for number in expected]}\n'
+
+
+def test_no_file_left_to_open_is_not_the_fault_of_a_record(
+  array_record_builder, tfrecord_builder
+):
+  before = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+  try:
+    for builder in (array_record_builder, tfrecord_builder):
+      with pytest.raises(OSError, match='Too many open files'):
+        records.Records(builder, 'train')[0]
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_corrupt_data_of_an_array_record_names_file_and_record(tmp_path):

@@ -5,9 +5,14 @@ large data sets, is indexed on the fly. TensorFlow itself is never imported.
 """
 
 import bisect
+import collections
+import contextlib
 import itertools
 import operator
 import os
+import re
+import resource
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex
 
@@ -17,6 +22,9 @@ from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
 from perceiver_jax.data.tfrecord import TFRecordFile
 from perceiver_jax.data.unreadable import UnreadableError
+
+# How array_record spells what the operating system said.
+_SYSTEM_CALL = re.compile(r'\w+\(\) failed: ')
 
 
 def prepared_builder(
@@ -71,8 +79,7 @@ class Records:
     self._decoders = decoders
     self._instructions = instructions
     self._ends = list(itertools.accumulate(i.take for i in instructions))
-    self._open = _opener(builder)
-    self._files: dict[str, Any] = {}
+    self._files = _Files(_opener(builder))
 
   def __len__(self) -> int:
     return self._ends[-1] if self._ends else 0
@@ -84,6 +91,7 @@ class Records:
       IndexError: the index is not in 0..len-1.
       UnreadableError: the record cannot be read; the message names file and
         record.
+      OSError: the file cannot be, which concerns more than this record.
     """
     index = operator.index(index)
     if not 0 <= index < len(self):
@@ -93,13 +101,13 @@ class Records:
     position = instruction.skip + instruction.take - self._ends[number] + index
     filename = os.fspath(instruction.filename)
     try:
-      if filename not in self._files:  # Large data sets have a thousand.
-        file = self._open(filename, instruction.examples_in_shard)
-        self._files.setdefault(filename, file)
+      file = self._files.get(filename, instruction.examples_in_shard)
       return self._features.deserialize_example_np(
-        self._files[filename][position], decoders=self._decoders
+        file[position], decoders=self._decoders
       )
     except Exception as error:  # Readers and parsers raise all sorts.
+      if isinstance(error, OSError) or _SYSTEM_CALL.match(str(error)):
+        raise OSError(f'{filename} must be readable, got {error}') from error
       raise UnreadableError(
         f'record {position} of {filename} (example {index} of split '
         f'{self._split!r}) must be readable, got {type(error).__name__}: '
@@ -131,6 +139,43 @@ def stretches(
     first = sum(lengths[: info.shard_index]) + instruction.skip
     found.append((info.split, (first, first + instruction.take)))
   return found
+
+
+class _Files:
+  """The files of a data set by name; of a thousand, those used last.
+
+  Args:
+    open_file: `(file name, its size) -> records as bytes, by position`.
+  """
+
+  def __init__(self, open_file: Callable[[str, int], Any]):
+    self._open_file = open_file
+    self._files: collections.OrderedDict[str, Any] = collections.OrderedDict()
+
+  def get(self, filename: str, num_records: int) -> Any:
+    """Returns a file, which closes when nobody has it any more."""
+    file = self._files.get(filename)
+    if file is None:
+      file = self._open_file(filename, num_records)
+      file = self._files.setdefault(filename, file)
+      if len(self._files) > _most_files(self._open_file):
+        self._files.popitem(last=False)
+    else:
+      with contextlib.suppress(KeyError):  # Another thread may have let it go.
+        self._files.move_to_end(filename)
+    return file
+
+
+def _most_files(open_file: Callable[[str, int], Any]) -> int:
+  """Returns how many may be open: a quarter of what the system allows.
+
+  The process may read another split, and much else. A TFRecord file is open for
+  a moment only, and keeps its index.
+  """
+  limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if open_file is TFRecordFile or limit == resource.RLIM_INFINITY:
+    return sys.maxsize
+  return max(1, limit // 4)
 
 
 def _file_instructions(
