@@ -23,7 +23,7 @@ _WORKDIR = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
   None,
-  'What to evaluate, if not workdir: that of another run, a file of weights.',
+  'A run or a file of weights to evaluate; tables go to --workdir if given.',
 )
 _MODE = flags.DEFINE_enum(
   'mode',

@@ -259,6 +259,14 @@ def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
   assert trained.returncode == 0, trained.stderr
   evaluated = _train(*job, '--mode=eval')
   assert evaluated.returncode == 0, evaluated.stderr
+  elsewhere = _train(
+    *job[:-1],
+    '--mode=eval',
+    f'--checkpoint={tmp_path}/run',
+    f'--workdir={tmp_path}/elsewhere',
+  )
+  assert elsewhere.returncode == 0, elsewhere.stderr
+  assert elsewhere.stdout == evaluated.stdout
 
   lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
   assert [(line['step'], line['split']) for line in lines] == [
@@ -276,6 +284,12 @@ def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
   right = sum(float(row['top_1']) * int(row['examples']) for row in rows)
   np.testing.assert_allclose(right / 355, last['top_1_accuracy'], atol=1e-4)
   assert (report / 'mistakes.png').read_bytes().startswith(b'\x89PNG')
+  copy = tmp_path / 'elsewhere' / 'evaluation'
+  assert {path.name for path in copy.iterdir()} == {
+    'per_class.csv',
+    'mistakes.png',
+  }
+  assert [path.name for path in copy.parent.iterdir()] == ['evaluation']
   config = from_json((tmp_path / 'run' / 'config.json').read_text())
   assert config.model.num_latents == 4
   png = (tmp_path / 'run' / 'curves.png').read_bytes()

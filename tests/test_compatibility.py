@@ -32,6 +32,15 @@ def test_a_config_that_differs_is_refused_by_dotted_path():
   ]
 
 
+def test_how_a_model_is_computed_may_differ():
+  saved = {'precision': {'enum': 'FLOAT32'}, 'attend': {'remat': False}}
+  current = {'precision': {'enum': 'BFLOAT16'}, 'attend': {'remat': True}}
+  compatibility.check_config(saved, current, workdir='w')
+  # But it is said.
+  differences = compatibility.config_differences(saved, current)
+  assert 'attend.remat: saved False, now True' in differences
+
+
 def test_a_changed_type_is_a_difference():
   with pytest.raises(ValueError, match='a: saved 1, now True'):
     compatibility.check_config({'a': 1}, {'a': True}, workdir='w')

@@ -149,10 +149,14 @@ class DataConfig(Config):
     """Size of the evaluation split, counted in the prepared data."""
     return len(self.make_source(self.eval_split))
 
-  def element_spec(self) -> dict[str, ArraySpec]:
-    """Returns the arrays of a training example, found by reading one."""
-    reader = _reader(self, 'train_split')
-    rng = np.random.default_rng(0)
+  def element_spec(self, *, is_training: bool = True) -> dict[str, ArraySpec]:
+    """Returns the arrays of an example, found by reading one.
+
+    Args:
+      is_training: whether it is one to train on or one to evaluate.
+    """
+    reader = _reader(self, 'train_split' if is_training else 'eval_split')
+    rng = np.random.default_rng(0) if is_training else None
     example = reader.read_next(range(len(reader)), rng)
     return {
       name: ArraySpec(np.shape(value), np.asarray(value).dtype)

@@ -21,8 +21,8 @@ class LabelledData(DataConfig):
   def make_source(self, split: str) -> records.Records:
     return records.Records(self.builder(), split)
 
-  def element_spec(self) -> dict[str, ArraySpec]:
-    spec = super().element_spec()
+  def element_spec(self, *, is_training: bool = True) -> dict[str, ArraySpec]:
+    spec = super().element_spec(is_training=is_training)
     label = dataclasses.replace(spec['label'], num_values=self.num_classes)
     return spec | {'label': label}
 

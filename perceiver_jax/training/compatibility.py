@@ -1,9 +1,13 @@
 """Whether a saved run fits the one at hand, and where it does not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+
+# Fields of a model that say how, not what, it computes: a run that has too
+# little memory goes on with remat, and any weights are evaluated in bfloat16.
+HOW_COMPUTED = frozenset({'precision', 'unroll', 'remat', 'algorithm'})
 
 _NOTHING = 'nothing'
 _MAX_LINES = 20
@@ -12,18 +16,19 @@ _MAX_LINES = 20
 def check_config(
   saved: Mapping[str, Any], current: Mapping[str, Any], *, workdir: str
 ) -> None:
-  """Refuses a working directory that was written with another config.
+  """Refuses a working directory that was written with another model.
 
   Args:
-    saved: the config in the directory, or the part of it that must not change
-      (the model's, say), as `Config.to_dict` describes it.
-    current: the same part of this run's config.
+    saved: the config of the model in the directory, as `Config.to_dict`
+      describes it.
+    current: the same of this run.
     workdir: the directory, for the message.
 
   Raises:
-    ValueError: a field differs; the message lists each by its dotted path.
+    ValueError: a field differs that is not one of `HOW_COMPUTED`; the message
+      lists each by its dotted path.
   """
-  differences = config_differences(saved, current)
+  differences = config_differences(saved, current, free=HOW_COMPUTED)
   if differences:
     raise ValueError(
       f'the config must be the one that {workdir} was written with, got other '
@@ -32,10 +37,27 @@ def check_config(
 
 
 def config_differences(
-  saved: Mapping[str, Any], current: Mapping[str, Any]
+  saved: Mapping[str, Any],
+  current: Mapping[str, Any],
+  *,
+  free: Collection[str] = (),
 ) -> str:
-  """Returns a line for each field that differs, by its dotted path."""
-  return _differences(dict(_fields(saved)), dict(_fields(current)))
+  """Returns a line for each field that differs, by its dotted path.
+
+  Args:
+    saved: a config, as `Config.to_dict` describes it.
+    current: another.
+    free: names of fields, and of parts with all their fields, that may differ.
+  """
+  both = (
+    {
+      path: value
+      for path, value in _fields(config)
+      if not set(path.split('.')) & set(free)
+    }
+    for config in (saved, current)
+  )
+  return _differences(*both)
 
 
 def check_arrays(

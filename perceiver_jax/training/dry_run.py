@@ -35,6 +35,8 @@ def dry_run(config: TrainConfig) -> str:
     ValueError: the job could not run.
   """
   job = make_job(config)
+  if config.initial_weights is not None:
+    config.initial_weights.check_path()
   state = abstract_state(job)
   _trace_steps(job, state)
   num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -12,19 +12,30 @@ from perceiver_jax.config import Config, from_dict
 from perceiver_jax.modalities.image import LearnedPositions
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.training.checkpoint import CheckpointConfig
+from perceiver_jax.training.compatibility import (
+  HOW_COMPUTED,
+  config_differences,
+)
 from perceiver_jax.training.state import TrainState
 from perceiver_jax.weights import flat
 from perceiver_jax.weights.deepmind import load_deepmind
 from perceiver_jax.weights.native import Pretrained, load_pretrained
 
 _POSITIONS = 'params/inputs/positions'
+_FILE_SUFFIX = '.safetensors'
+# What may differ, because the same weights then compute the same function of
+# an image, or that of an image of another size.
+_FREE = HOW_COMPUTED | {
+  'outputs', 'grid', 'max_resolution', 'dropout_prob',
+  'attention_dropout_prob', 'latent_init_scale', 'init_scale',
+}  # fmt: skip
 
 
 class InitialWeights(Config):
   """The weights that a run starts from, instead of random ones.
 
-  Learned positions of images of another size are resized; everything else must
-  have the shapes of the new model.
+  Learned positions of images of another size are resized; all else must be of
+  a model that computes the same, but for its outputs and the new modules.
 
   Attributes:
     path: a workdir, whose newest checkpoint is taken, or a file of
@@ -38,11 +49,22 @@ class InitialWeights(Config):
   new_modules: tuple[str, ...] = ()
 
   def check_path(self) -> None:
-    """Refuses a path where nothing is."""
-    if not epath.Path(self.path).exists():
+    """Refuses a path where nothing is, and files that say of no model.
+
+    Raises:
+      ValueError: `path` is neither a workdir nor a file of `save_pretrained`.
+    """
+    path = epath.Path(self.path)
+    if not path.exists():
       raise ValueError(
         'initial_weights.path must be a workdir or a file of weights, got '
         f'{self.path!r}, which does not exist.'
+      )
+    if path.suffix != _FILE_SUFFIX and not path.is_dir():
+      raise ValueError(
+        'initial_weights.path must be a workdir or a file of save_pretrained, '
+        f'got {self.path!r}; convert it first, by '
+        '`python -m perceiver_jax.weights convert`.'
       )
 
   def load_into(self, state: TrainState, model: PerceiverConfig) -> TrainState:
@@ -56,6 +78,7 @@ class InitialWeights(Config):
       ValueError: `path` holds no weights, or none that fit.
     """
     saved = load_weights(self.path, model)
+    self._check_function(saved.config, model)
     random = flat.flatten(state.params, state.model_state)
     learned = {
       key: _resized(array, saved.config, model) if key == _POSITIONS else array
@@ -79,6 +102,21 @@ class InitialWeights(Config):
     return state._replace(
       params=params, model_state=model_state, ema_params=ema_params
     )
+
+  def _check_function(
+    self, saved: PerceiverConfig, model: PerceiverConfig
+  ) -> None:
+    """Refuses weights that were learned for another function."""
+    new = {module.partition('/')[0] for module in self.new_modules}
+    differences = config_differences(
+      saved.to_dict(), model.to_dict(), free=_FREE | new
+    )
+    if differences:
+      raise ValueError(
+        f'the model must compute what the one of {self.path} does, got other '
+        'values; restore these, or name what is new in '
+        f'initial_weights.new_modules:\n{differences}'
+      )
 
   def _is_new(self, key: str) -> bool:
     path = key.partition('/')[2]
@@ -105,7 +143,7 @@ def load_weights(
   path = epath.Path(path)
   if path.is_dir():
     return _newest_of(path)
-  if path.suffix == '.safetensors':
+  if path.suffix == _FILE_SUFFIX:
     return load_pretrained(path)
   return Pretrained(model, *load_deepmind(path, model))
 

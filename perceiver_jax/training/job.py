@@ -22,7 +22,7 @@ class Job(NamedTuple):
 
   Attributes:
     config: the config, frozen.
-    num_steps: updates of the whole run.
+    num_steps: updates of the whole run; 0 if nothing is trained.
     task: the pure functions of the objective.
     optimizer: the gradient transformation.
     schedule: the learning rate by step.
@@ -43,7 +43,7 @@ def make_job(config: TrainConfig, *, is_training: bool = True) -> Job:
   Args:
     config: is frozen by this.
     is_training: whether updates will be made, which the devices must share
-      evenly; evaluation goes with any number of devices.
+      evenly; evaluation goes with any devices, and without a training split.
 
   Raises:
     ValueError: the config is inconsistent, or does not suit the data or the
@@ -59,22 +59,22 @@ def make_job(config: TrainConfig, *, is_training: bool = True) -> Job:
       f'batch_size must be divisible by the {jax.device_count()} devices'
       f'{times if config.accumulation_steps > 1 else ""}, got {batch_size}.'
     )
-  if config.initial_weights is not None:
-    config.initial_weights.check_path()
-  spec = config.data.element_spec()
+  spec = config.data.element_spec(is_training=is_training)
   config.task.validate_spec(spec, config.model)
   if not config.data.num_eval_examples:
     raise ValueError(
       'eval_split must have at least one example, got none in '
       f'{config.data.eval_split!r}.'
     )
-  num_examples = config.data.num_train_examples
-  num_steps = config.steps(num_examples)
-  schedule = config.optimizer.schedule.make(
-    batch_size=batch_size,
-    steps_per_epoch=num_examples / batch_size,
-    num_steps=num_steps,
-  )
+  num_steps, schedule = 0, optax.constant_schedule(0.0)
+  if is_training:
+    num_examples = config.data.num_train_examples
+    num_steps = config.steps(num_examples)
+    schedule = config.optimizer.schedule.make(
+      batch_size=batch_size,
+      steps_per_epoch=num_examples / batch_size,
+      num_steps=num_steps,
+    )
   per_device = max(1, batch_size // jax.device_count())
   task = config.task.make(config.model)
   device_batch = {

@@ -70,6 +70,8 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
       config.checkpoint.make(workdir, config.to_json())
     )
     state = _restore(job, checkpointer, workdir)
+    if state is None and config.initial_weights is not None:
+      config.initial_weights.check_path()
     resume_step = None if state is None else int(state.step)
     writer = stack.enter_context(
       MetricWriter(workdir, resume_step=resume_step, is_primary=is_primary)
@@ -96,9 +98,10 @@ def evaluate(
 
   Args:
     config: the job; frozen by this.
-    source: the directory of a run, in which nothing is written; a file of
-      `perceiver_jax.save_pretrained`; or a pickle that DeepMind published.
-    report_dir: where the tables and pictures of the task go; None: nowhere.
+    source: the directory of a run, whose checkpoints stay as they are; a file
+      of `perceiver_jax.save_pretrained`; or a pickle that DeepMind published.
+    report_dir: where the tables and pictures of the task go, also one in
+      `source`; None: nowhere.
 
   Returns:
     The step of the checkpoint, 0 for a file, and its metrics.
@@ -106,6 +109,7 @@ def evaluate(
   Raises:
     ValueError: the config is inconsistent, or `source` has no checkpoint or
       one of another model.
+    OSError: `report_dir` cannot be written to.
   """
   job = make_job(config, is_training=False)
   if epath.Path(source).is_file():
@@ -122,6 +126,7 @@ def evaluate(
     )
   report = None
   if report_dir is not None:
+    check_writable(report_dir)  # Before the metrics, which would be lost.
     report = config.task.make_report(config.data.class_names)
   metrics = make_evaluator(job)(state, report)
   if report is not None and jax.process_index() == 0:
