@@ -70,12 +70,18 @@ def test_loss_is_the_negative_log_probability_of_the_label(logits):
   np.testing.assert_allclose(loss[3], np.log(6.0), rtol=1e-6)
 
 
-def test_smoothing_spreads_mass_over_all_classes(logits):
+def test_smoothing_spreads_mass_over_all_classes_in_training_only(logits):
   labels = np.array([5, 0, 1, 3])
+  plain = _metrics(labels)['loss']
+  evaluated = _metrics(labels, label_smoothing=0.3)['loss']
+  np.testing.assert_array_equal(evaluated, plain)
   log_probabilities = _log_probabilities(logits)
   right = log_probabilities[np.arange(4), labels]
   expected = -(0.7 * right + 0.3 * log_probabilities.mean(axis=-1))
-  loss = _metrics(labels, label_smoothing=0.3)['loss']
+  batch = {'image': np.zeros((4, 4, 4, 3), np.uint8), 'label': labels}
+  task = ClassificationTask(label_smoothing=0.3).make(MODEL)
+  _, (_, metrics) = task.loss({}, {}, jax.random.key(0), batch)
+  loss = metrics['loss']
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
@@ -94,10 +100,26 @@ def test_loss_of_a_mixed_label_is_the_mix_of_the_losses(logits):
     )
 
 
-def test_accuracy_is_the_rank_of_the_label_and_ties_are_wrong(logits):
+def test_accuracy_is_the_rank_of_the_label_and_ties_go_to_the_first(logits):
   metrics = _metrics(np.array([5, 0, 1, 3]))
   np.testing.assert_array_equal(metrics['top_1_accuracy'], [1, 0, 0, 0])
-  np.testing.assert_array_equal(metrics['top_5_accuracy'], [1, 0, 1, 0])
+  np.testing.assert_array_equal(metrics['top_5_accuracy'], [1, 0, 1, 1])
+  metrics = _metrics(np.array([4, 1, 0, 5]))
+  np.testing.assert_array_equal(metrics['top_1_accuracy'], [0, 0, 1, 0])
+  np.testing.assert_array_equal(metrics['top_5_accuracy'], [1, 1, 1, 0])
+
+
+def test_label_of_rank_0_is_the_one_predicted(logits, monkeypatch):
+  few = np.random.default_rng(0).integers(0, 3, (4, 6)).astype(np.float32)
+  monkeypatch.setitem(globals(), 'LOGITS', few)
+  task = ClassificationTask().make(MODEL)
+  for label in range(6):
+    labels = np.full(4, label)
+    batch = {'image': np.zeros((4, 4, 4, 3), np.uint8), 'label': labels}
+    _, outcomes = task.metrics({}, {}, batch)
+    np.testing.assert_array_equal(
+      outcomes['rank'] == 0, outcomes['predicted'] == labels
+    )
 
 
 def test_model_that_diverged_is_never_right(logits, monkeypatch):

@@ -250,6 +250,16 @@ def test_bfloat16_is_computed_in_and_float32_returned(name):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(initial)} == {'float32'}
 
 
+def test_bfloat16_logits_are_not_rounded_to_it():
+  _, params, state = _built('io')
+  perceiver = perceiver_jax.build_with_state(
+    _config(**CONFIGS['io'], precision=Precision.BFLOAT16)
+  )
+  logits, _ = jax.jit(perceiver.apply)(params, state, None, _images())
+  rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
+  assert np.mean(logits != rounded) > 0.9
+
+
 def test_every_cross_attend_sees_the_same_float32_tables(monkeypatch):
   perceiver = perceiver_jax.build(
     _config(**CONFIGS['v1'], precision=Precision.BFLOAT16)

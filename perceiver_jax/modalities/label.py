@@ -82,7 +82,9 @@ class LabelModality(hk.Module):
     if config.head_channels is not None:
       hidden = hk.Linear(config.head_channels, name='head')(features)
       features = jnp.tanh(hidden)
-    return hk.Linear(config.num_classes, w_init=init, name='logits')(features)
+    logits = hk.Linear(config.num_classes, w_init=init, name='logits')
+    # In bfloat16 many of a thousand classes would be rated the same.
+    return logits(features.astype(jnp.float32))
 
 
 class LabelInput(InputConfig):

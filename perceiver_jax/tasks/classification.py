@@ -31,7 +31,8 @@ class ClassificationTask(TaskConfig):
   in [-1, 1]; they are normalised here, on the device.
 
   Attributes:
-    label_smoothing: share of the label's mass spread evenly over all classes.
+    label_smoothing: share of the label's mass spread evenly over all classes
+      in training; the loss of an evaluation is that of the label itself.
     mixing: MixUp and CutMix of images in training; None for neither.
     image_mean: mean of each colour, or one for all, of pixels over 255.
     image_std: standard deviation of each colour, or one for all.
@@ -131,12 +132,16 @@ class ClassificationTask(TaskConfig):
       logits, state = perceiver.apply(
         params, state, rng, inputs(batch), is_training=True
       )
-      metrics, _ = self._evaluated(logits, batch[LABEL])
+      labels = _distributions(batch[LABEL], model.outputs.num_classes)
+      metrics, _ = _evaluated(logits, labels)
+      smooth = optax.smooth_labels(labels, self.label_smoothing)
+      metrics['loss'] = optax.softmax_cross_entropy(logits, smooth)
       return metrics['loss'].mean(), (state, metrics)
 
     def metrics(params, state, batch):
       logits, _ = perceiver.apply(params, state, None, inputs(batch))
-      return self._evaluated(logits, batch[LABEL])
+      labels = _distributions(batch[LABEL], model.outputs.num_classes)
+      return _evaluated(logits, labels)
 
     return Task(inputs, init, augment, loss, metrics)
 
@@ -150,26 +155,24 @@ class ClassificationTask(TaskConfig):
     images, labels = self.mixing.mix(rng, positions, images, labels)
     return {**batch, IMAGE: images, LABEL: labels}
 
-  def _evaluated(
-    self, logits: Float[Array, 'B V'], labels: AnyArray
-  ) -> tuple[Metrics, Outcomes]:
-    num_classes = logits.shape[-1]
-    labels = _distributions(labels, num_classes)
-    smooth = optax.smooth_labels(labels, self.label_smoothing)
-    metrics = {'loss': optax.softmax_cross_entropy(logits, smooth)}
-    # The class of a mixed label is the one with the most mass.
-    classes = jnp.argmax(labels, axis=-1)
-    ranks = _ranks(logits, classes)
-    for k in (1, 5):
-      if k < num_classes:
-        metrics[f'top_{k}_accuracy'] = (ranks < k).astype(jnp.float32)
-    probabilities = jax.nn.softmax(logits, axis=-1)
-    return metrics, {
-      'label': classes,
-      'rank': ranks,
-      'predicted': jnp.argmax(logits, axis=-1),
-      'probability': probabilities.max(axis=-1),
-    }
+
+def _evaluated(
+  logits: Float[Array, 'B V'], labels: Float[AnyArray, 'B V']
+) -> tuple[Metrics, Outcomes]:
+  metrics = {'loss': optax.softmax_cross_entropy(logits, labels)}
+  # The class of a mixed label is the one with the most mass.
+  classes = jnp.argmax(labels, axis=-1)
+  ranks = _ranks(logits, classes)
+  for k in (1, 5):
+    if k < logits.shape[-1]:
+      metrics[f'top_{k}_accuracy'] = (ranks < k).astype(jnp.float32)
+  probabilities = jax.nn.softmax(logits, axis=-1)
+  return metrics, {
+    'label': classes,
+    'rank': ranks,
+    'predicted': jnp.argmax(logits, axis=-1),
+    'probability': probabilities.max(axis=-1),
+  }
 
 
 def _distributions(
@@ -182,10 +185,12 @@ def _distributions(
 def _ranks(
   logits: Float[Array, 'B V'], classes: Int[Array, 'B']
 ) -> Float[Array, 'B']:
-  """Counts the classes that are rated at least as high as the right one.
+  """Counts the classes that come before the right one.
 
-  A tie counts against the prediction, and so does NaN: a model that gives
-  every class the same logit has learned nothing.
+  Of equals the first does, as for `argmax`, so that rank 0 is what the model
+  predicts. Every NaN comes before it, its own too.
   """
   right = jnp.take_along_axis(logits, classes[:, None], axis=-1)
-  return jnp.sum(~(logits < right), axis=-1) - 1.0
+  is_later = jnp.arange(logits.shape[-1]) >= classes[:, None]
+  is_behind = (logits < right) | ((logits == right) & is_later)
+  return jnp.sum(~is_behind, axis=-1).astype(jnp.float32)

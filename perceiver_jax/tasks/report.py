@@ -59,7 +59,7 @@ class ClassReport:
       rank, predicted = outcomes['rank'][row], outcomes['predicted'][row]
       counts = self._counts.setdefault(int(label), np.zeros(3, np.int64))
       counts += [1, rank < 1, rank < 5]
-      if predicted != label and name is not None:
+      if rank >= 1 and name is not None:
         shown = _Mistake(int(label), int(predicted), name, batch[name][row])
         # The number decides between equals, which arrays cannot.
         entry = (
