@@ -4,7 +4,8 @@ The architecture has no spatial inductive bias of its own. This study gives it
 one in four ways, and takes away what it can by one fixed permutation of the
 pixels (arXiv 2103.03206, table 2). Features of coordinates move with their
 pixels, so that nothing can be lost; a stem that looks at neighbourhoods of the
-array loses them.
+array loses them. The published stem has a stride of 4: of the 8 x 8 pixels of a
+digit it leaves 2 x 2 tokens.
 
   python train.py --config=configs/spatial_bias.py:conv_permuted \
     --workdir=runs/conv_permuted
@@ -21,7 +22,8 @@ images instead:
     --config.data.name=cifar10 --config.model.inputs.image_channels=3 \
     --workdir=runs/cifar10_patches
 
-(for learned also its size, --config.model.inputs.positions.grid=32,32.)
+(for learned also its size, --config.model.inputs.positions.grid=32,32; for
+other than 10 classes their number, --config.model.outputs.num_classes=100.)
 
 Results: the whole study has NOT YET BEEN RUN.
 """

@@ -78,7 +78,13 @@ def test_sizes_classes_and_spec_come_from_the_prepared_data(imagenet_dir):
   assert config.num_train_examples == imagenet_tars.NUM_TRAIN == 22
   assert config.num_eval_examples == imagenet_tars.NUM_VALIDATION == 11
   assert config.num_classes == 1000
-  assert config.class_names[:3] == imagenet_tars.SYNSETS
+  # In words, in the order in which TFDS numbers the WordNet ids.
+  ids = config.builder().info.features['label'].names
+  assert ids[:3] == list(imagenet_tars.SYNSETS)
+  names = dict(zip(ids, config.class_names, strict=True))
+  assert names['n01440764'] == 'tench, Tinca tinca'
+  assert names['n02123045'] == 'tabby, tabby cat'
+  assert names['n07753592'] == 'banana'
   assert config.element_spec() == {
     'image': base.ArraySpec((32, 32, 3), np.dtype(np.uint8)),
     'label': base.ArraySpec((), np.dtype(np.int32), 1000),

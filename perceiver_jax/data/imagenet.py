@@ -75,6 +75,13 @@ class ImageNetData(LabelledData):
   def builder(self) -> tfds.core.DatasetBuilder:
     return records.prepared_builder(self.name, self.data_dir)
 
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """The name of each label, in order; in words for the 1,000 of ImageNet."""
+    names = super().class_names
+    is_imagenet = len(names) == 1000 and names[0] == 'n01440764'
+    return tuple(_imagenet_names()) if is_imagenet else names
+
   def make_source(self, split: str) -> records.Records:
     encoded = {'image': tfds.decode.SkipDecoding()}
     return records.Records(self.builder(), split, encoded)
@@ -108,6 +115,13 @@ class ImageNetData(LabelledData):
     if self.randaugment is not None:
       image = self.randaugment(image, rng)
     return resize_bytes(image, *self.image_size)
+
+
+def _imagenet_names() -> list[str]:
+  """Returns what TFDS has for another data set of the same classes."""
+  from tensorflow_datasets.datasets.siscore import labels
+
+  return labels.IMAGENET_LABELS_LIST
 
 
 def decode_image(data: bytes) -> UInt8[np.ndarray, 'y x 3']:

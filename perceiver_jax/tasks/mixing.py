@@ -20,7 +20,9 @@ class Mixing(Config):
 
   Source: Zhang et al. (arXiv 1710.09412), Yun et al. (arXiv 1905.04899); the
   halves and 0.2 from the published Perceiver IO training script, which makes
-  one image of every two where this makes two.
+  one image of every two where this makes two. Its paper (arXiv 2107.14795,
+  appendix A) has "CutMix with a ratio of 0.2" and MixUp without a number; in
+  the script 0.2 is of MixUp, and CutMix is uniform.
 
   Attributes:
     mixup_alpha: the shares of MixUp are from Beta(alpha, alpha).
