@@ -25,7 +25,13 @@ images instead:
 (for learned also its size, --config.model.inputs.positions.grid=32,32; for
 other than 10 classes their number, --config.model.outputs.num_classes=100.)
 
-Results: the whole study has NOT YET BEEN RUN.
+Hardware and time: about a minute of one CPU core a run, 400 steps. Test top-1,
+means of seeds 0, 1, 2 with the mean over latents, raw and permuted (the whole
+table, with each seed and the attention decoder: docs/spatial_bias.md):
+
+  digits as they are  fourier 97.4 97.4  learned 96.1 95.8
+                      conv    97.7 98.0  patches 97.3 97.3
+  scattered           fourier 17.5 17.5  conv 90.5 38.3  patches 32.7 15.3
 """
 
 import itertools
