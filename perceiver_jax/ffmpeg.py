@@ -29,26 +29,40 @@ def executable() -> str:
   return found
 
 
-def run(rule: str, arguments: Sequence[object], data: bytes = b'') -> bytes:
+def run(
+  rule: str,
+  arguments: Sequence[object],
+  data: bytes = b'',
+  max_secs: float | None = None,
+) -> bytes:
   """Runs FFmpeg and returns its output.
 
   Args:
     rule: what the files must be for it not to fail.
     arguments: of the command.
     data: its input.
+    max_secs: how long it may take, None for as long as it wants.
 
   Raises:
     OSError: there is no FFmpeg; or the file after `-i`, unless it is data, does
       not exist.
-    ValueError: FFmpeg fails; the message ends in its own, as one line.
+    ValueError: FFmpeg fails or takes too long; the message ends in its own, as
+      one line.
   """
   path = arguments[arguments.index('-i') + 1]
   if path != '-' and not pathlib.Path(path).is_file():
     raise FileNotFoundError(f'{path} must be a file, got none.')
   command = [executable(), '-v', 'error', *arguments]
-  done = subprocess.run(
-    list(map(str, command)), input=data, capture_output=True, check=False
-  )
+  try:
+    done = subprocess.run(
+      list(map(str, command)),
+      input=data,
+      capture_output=True,
+      check=False,
+      timeout=max_secs,
+    )
+  except subprocess.TimeoutExpired as error:
+    raise ValueError(f'{rule}, got nothing in {max_secs} s.') from error
   if done.returncode:
     said = ' '.join(done.stderr.decode(errors='replace').split())
     raise ValueError(f'{rule}, got: {said}')

@@ -88,6 +88,7 @@ def test_list_without_lines_is_refused(tmp_path):
     ('deep/down/Y-bcdefghij_.wav', True),
     ('-bcdefghij__40.wav', False),
     ('-bcdefghij__3.wav', False),
+    ('-bcdefghij__30400.wav', False),
     ('-bcdefghij__30.avi', False),
     ('-bcdefghij__30.wav.part', False),
     ('-bcdefghij.wav', False),

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from perceiver_jax import ffmpeg
+from perceiver_jax.data.audioset import cluster
 from perceiver_jax.data.audioset.__main__ import main
 from perceiver_jax.data.audioset.builder import Preparation
 from perceiver_jax.data.audioset.clips import Remark, read_clip
@@ -75,6 +76,13 @@ def test_what_is_wrong_with_a_clip_is_said(
 
 def test_a_missing_clip_is_said():
   assert read_clip(None, 2.0).remarks == (Remark.MISSING,)
+
+
+def test_a_link_to_nowhere_is_a_missing_clip(tmp_path):
+  (tmp_path / 'a.mp4').symlink_to(tmp_path / 'nowhere')
+  clip = read_clip(str(tmp_path / 'a.mp4'), 2.0)
+  assert clip.remarks == (Remark.MISSING,)
+  assert 'a.mp4 is no file' in clip.detail
 
 
 def _write_manual_dir(directory, ids, split='eval', **options):
@@ -181,6 +189,27 @@ def test_beam_makes_the_same_data_and_report(manual_dir, data_dir, tmp_path):
     assert (tmp_path / 'audioset' / '1.0.0' / name).read_text() == (
       data_dir / 'audioset' / '1.0.0' / name
     ).read_text()
+
+
+def test_workers_get_paths_that_hold_in_any_directory(
+  manual_dir, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'here').symlink_to(manual_dir)
+  paths = []
+
+  def record(shards, *_):
+    for shard in shards:
+      paths.append(shard.path)
+      paths.extend(path for _, path in shard.segments)
+    raise InterruptedError
+
+  monkeypatch.setattr(cluster, 'pipeline_options', list)
+  monkeypatch.setattr(cluster, 'write_shards', record)
+  with pytest.raises(InterruptedError):
+    prepare('here', 'data', ONE_EACH, ['--runner=DirectRunner'])
+  assert len(paths) == 14
+  assert all(os.path.isabs(path) for path in paths)
 
 
 def test_tfds_options_of_beam_are_followed(manual_dir, data_dir, tmp_path):

@@ -80,3 +80,14 @@ def test_missing_ffmpeg_is_refused_with_what_to_do(late, monkeypatch):
   monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', '/no/such/ffmpeg')
   with pytest.raises(FileNotFoundError, match='pip install imageio-ffmpeg'):
     media.read_sound(late / 'tone.wav', 8000, 10)
+
+
+def test_file_that_takes_for_ever_is_refused(late, monkeypatch, tmp_path):
+  stuck = tmp_path / 'ffmpeg'
+  stuck.write_text('#!/bin/sh\nexec sleep 60\n')
+  stuck.chmod(0o755)
+  monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', str(stuck))
+  monkeypatch.setattr(media, '_MAX_SECS', 0.2)
+  for read in (media.read_sound, lambda *a: media.read_frames(*a, 32)):
+    with pytest.raises(ValueError, match='tone.wav must have .* in 0.2 s'):
+      read(late / 'tone.wav', 25, 10)

@@ -7,6 +7,9 @@ from jaxtyping import Int16
 
 from perceiver_jax import ffmpeg
 
+_MAX_SECS = 600
+"""One file in a million must not stop all the others."""
+
 # Where one JPEG ends and the next begins. Neither marker occurs inside: every
 # 255 of coded pixels is followed by a zero, and what FFmpeg writes before them
 # has none.
@@ -37,7 +40,7 @@ def read_sound(
   source = ['-threads', 1, '-i', path, '-map', '0:a:0', '-ac', 1]
   target = ['-af', filters, '-f', 's16le', '-']
   rule = f'{path} must have sound that can be read'
-  data = ffmpeg.run(rule, source + target)
+  data = ffmpeg.run(rule, source + target, max_secs=_MAX_SECS)
   if not data:
     raise ValueError(f'{rule}, got none.')
   return np.frombuffer(data, np.int16)
@@ -73,7 +76,7 @@ def read_frames(
   target = ['-vf', f'{filters},format=yuvj420p', '-frames:v', max_frames]
   target += ['-threads', 1, '-f', 'image2pipe', '-c:v', 'mjpeg', '-q:v', 4, '-']
   rule = f'{path} must have frames that can be read'
-  data = ffmpeg.run(rule, source + target)
+  data = ffmpeg.run(rule, source + target, max_secs=_MAX_SECS)
   if not data:
     raise ValueError(f'{rule}, got none.')
   return _NEXT_JPEG.split(data)

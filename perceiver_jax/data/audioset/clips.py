@@ -91,8 +91,9 @@ def _begins_at(name: str, start: float) -> bool:
   written = _NAME.fullmatch(pathlib.PurePath(name).stem)['start']
   if written is None:
     return True
-  # Names round, and segments of one video are ten seconds apart.
-  return any(abs(float(written) / unit - start) < 0.5 for unit in (1, 1000))
+  # Some names round seconds; milliseconds are exact.
+  is_in_secs = abs(float(written) - start) < 0.5
+  return is_in_secs or abs(float(written) - 1000 * start) < 1
 
 
 def _preference(name: str) -> tuple[int, str]:
@@ -160,6 +161,8 @@ def read_clip(path: str | None, secs: float) -> Clip:
   if path is None:
     return Clip(_NO_SOUND, [], (Remark.MISSING,))
   with files.local_copy(path) as local:
+    if not os.path.isfile(local):  # A link, say, to nowhere.
+      return Clip(_NO_SOUND, [], (Remark.MISSING,), f'{path} is no file')
     sound, frames, detail = _read(local, secs)
   lengths = [
     count / rate_hz

@@ -41,6 +41,12 @@ def whole_file(path: str) -> Iterator[str]:
     epath.Path(unfinished).copy(path, overwrite=True)
 
 
+def absolute(path: str | os.PathLike[str]) -> epath.Path:
+  """Returns the path in a form that holds in any working directory."""
+  path = os.fspath(path)
+  return epath.Path(path if _is_in_bucket(path) else os.path.abspath(path))
+
+
 def move_or_link(source: epath.Path, target: epath.Path) -> None:
   """Makes a file be in another place; where it can, it stays in the first too.
 

@@ -46,7 +46,7 @@ def prepare(
     ValueError: a list is wrong.
     ImportError: Beam is not installed.
   """
-  manual_dir = epath.Path(manual_dir)
+  manual_dir = files.absolute(manual_dir)
   needed = (CLASSES_FILE, CLIPS_DIRECTORY)
   missing = [name for name in needed if not (manual_dir / name).exists()]
   if missing:
@@ -55,7 +55,9 @@ def prepare(
       f'{CLIPS_DIRECTORY}, got no {" and no ".join(missing)}.'
     )
   builder = Audioset(
-    data_dir=data_dir, file_format=FILE_FORMAT, preparation=preparation
+    data_dir=files.absolute(data_dir),
+    file_format=FILE_FORMAT,
+    preparation=preparation,
   )
   config = tfds.download.DownloadConfig(manual_dir=manual_dir)
   if beam_options is not None:
