@@ -16,6 +16,7 @@ import pytest
 from absl import flags
 
 from perceiver_jax.config import Config, from_json
+from perceiver_jax.data.audioset.config import AudioSetData
 from perceiver_jax.data.digits import DigitsData
 from perceiver_jax.data.imagenet import ImageNetData
 from perceiver_jax.data.modelnet40 import ModelNet40Data
@@ -54,6 +55,7 @@ CONFIGS = [
 ]
 # Fixtures that prepare the data.
 _DATA_DIRS = {
+  AudioSetData: 'audioset_dir',
   DigitsData: 'digits_dir',
   ImageNetData: 'imagenet_dir',
   ModelNet40Data: 'modelnet40_dir',
@@ -101,9 +103,15 @@ def _train(*arguments, num_devices=1):
   )
 
 
+def _part(holder: Config | dict, name: str):
+  return holder[name] if isinstance(holder, dict) else getattr(holder, name)
+
+
 def _annotation(config: Config, path: str):
   *parents, name = path.split('.')
-  holder = functools.reduce(getattr, parents, config)
+  holder = functools.reduce(_part, parents, config)
+  if isinstance(holder, dict):
+    return type(holder[name])
   (kind,) = [f.type for f in dataclasses.fields(holder) if f.name == name]
   return kind
 
@@ -127,7 +135,8 @@ def _other(value, annotation):
   if isinstance(value, str):
     return f'other_{value}'
   if isinstance(value, tuple):
-    return tuple(_other(item, type(item)) for item in value) or (3.0,)
+    others = tuple(_other(item, type(item)) for item in value)
+    return others or (annotation.__args__[0](3),)
   return value + 1
 
 
