@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pkgutil
+import shutil
 
 # Tests share the machine among processes, and know the rounding of a CPU.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -74,6 +75,38 @@ def audioset_dir(tmp_path_factory):
   import audioset_dir
 
   return audioset_dir.make(tmp_path_factory.mktemp('audioset'))
+
+
+@pytest.fixture(scope='session')
+def solids_dir(tmp_path_factory):
+  """A TFDS directory that holds the solids, prepared."""
+  from perceiver_jax.data.solids import SolidsData
+
+  data_dir = str(tmp_path_factory.mktemp('solids'))
+  SolidsData(data_dir=data_dir).builder()
+  return data_dir
+
+
+@pytest.fixture(scope='session')
+def sights_and_sounds_dir(tmp_path_factory):
+  """A TFDS directory that holds the bouncing shapes, prepared."""
+  from perceiver_jax.data.sights_and_sounds import SightsAndSoundsData
+
+  data_dir = str(tmp_path_factory.mktemp('sights_and_sounds'))
+  SightsAndSoundsData(data_dir=data_dir).builder()
+  return data_dir
+
+
+@pytest.fixture(scope='session')
+def spoken_words_dir(tmp_path_factory):
+  """A TFDS directory that holds the spoken words, prepared."""
+  if shutil.which('espeak-ng') is None:
+    pytest.skip('espeak-ng, which speaks the words, is not installed')
+  from perceiver_jax.data.spoken_words import SpokenWordsData
+
+  data_dir = str(tmp_path_factory.mktemp('spoken_words'))
+  SpokenWordsData(data_dir=data_dir).builder()
+  return data_dir
 
 
 @pytest.fixture(autouse=True)
