@@ -24,6 +24,7 @@ from perceiver_jax.training.job import (
   train_step,
 )
 from perceiver_jax.training.metrics import read_metrics
+from perceiver_jax.training.step import step_rng
 
 DEVICE_COUNTS = (1, 8)
 
@@ -88,9 +89,11 @@ def test_batch_norm_of_each_device_on_its_own_differs(steps):
   assert abs(losses[0] - losses[1]) > 1e-3
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(steps):
-  whole = _of(steps[1], 'plain')
-  parts = _of(steps[1], 'accumulated')
+@pytest.mark.parametrize('num_devices', DEVICE_COUNTS)
+def test_accumulated_gradients_are_those_of_the_whole_batch(steps, num_devices):
+  # MixUp and CutMix draw by the place of an image in the batch.
+  whole = _of(steps[1], 'mixed')
+  parts = _of(steps[num_devices], 'accumulated')
   assert whole.keys() == parts.keys()
   for name, array in whole.items():
     np.testing.assert_allclose(
@@ -125,6 +128,19 @@ def test_gradient_is_that_of_the_whole_batch(steps, digits_dir):
       )
     reported = arrays['plain/metrics_1/gradient_norm']
     np.testing.assert_allclose(reported, norm, rtol=1e-4)
+
+
+def test_no_update_draws_with_a_key_of_the_first_parameters():
+  # Splitting a key is folding in 0, 1, 2, ..., as is what Haiku does.
+  count = 3000
+  firsts = jax.random.split(jax.random.key(7), count)
+  updates = jax.vmap(lambda step: step_rng(7, step))(np.arange(count))
+  keys = [
+    set(map(tuple, np.asarray(jax.random.key_data(rngs)).tolist()))
+    for rngs in (firsts, updates)
+  ]
+  assert [len(some) for some in keys] == [count, count]
+  assert not keys[0] & keys[1]
 
 
 class _Compilations(logging.Handler):

@@ -103,16 +103,21 @@ def all_steps(data_dir) -> dict[str, np.ndarray]:
   """Returns `few_steps` of models that make devices work together."""
   stem = ConvEmbedding(channels=4, sync_batch_norm=True)
   task = ClassificationTask(mixing=Mixing())
+  # Two images at a time on each of eight devices.
+  mixed = tiny_config(data_dir, task=task)
+  mixed.data.batch_size = 32
+  accumulated = mixed.copy()
+  accumulated.accumulation_steps = 2
   configs = {
     'plain': tiny_config(data_dir),
+    'mixed': mixed,
+    'accumulated': accumulated,
     'synchronised': tiny_config(data_dir, stem, task=task),
   }
   if jax.device_count() > 1:
     configs['unsynchronised'] = tiny_config(
       data_dir, ConvEmbedding(channels=4), task=task
     )
-  else:
-    configs['accumulated'] = tiny_config(data_dir, accumulation_steps=4)
   arrays = {}
   for name, config in configs.items():
     config.optimizer = Sgd(

@@ -11,14 +11,19 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Int
 
-from perceiver_jax.arrays import DEVICE_AXIS, Params, State
+from perceiver_jax.arrays import DEVICE_AXIS, AnyArray, Params, Rng, State
 from perceiver_jax.tasks.base import Batch, Outcomes, Task, mean_metrics
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.watch import watch
 
 Scalars = dict[str, jax.Array]
+
+# Far from the numbers of the keys that the first parameters are drawn with,
+# which JAX derives from the same seed: splitting counts up from 0.
+_STEPS = 2**31
 
 
 def make_train_step(
@@ -99,7 +104,7 @@ def make_gradients(
   """
 
   def gradients(state, batch):
-    rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    rng = step_rng(config.seed, state.step)
     augment_rng, dropout_rng = jax.random.split(rng)
     scale = state.loss_scale.scale if config.loss_scaling else 1.0
 
@@ -155,6 +160,12 @@ def make_eval_step(
     return sums, outcomes
 
   return eval_step
+
+
+def step_rng(seed: int, step: Int[AnyArray, '']) -> Rng:
+  """Returns the key of an update: nothing else in a run draws with it."""
+  rng = jax.random.fold_in(jax.random.key(seed), _STEPS)
+  return jax.random.fold_in(rng, step)
 
 
 def _mean_over_parts(
