@@ -3,12 +3,14 @@
 Weights are a file of `perceiver_jax.save_pretrained` or the workdir of a run;
 published ones become such a file by `python -m perceiver_jax.weights convert`.
 Any TFDS data set of photos will do, as long as its name and its number of
-classes are given:
+classes are given. A small one, such as these 1,020 flowers, needs a small batch
+and many epochs, or it has no updates to learn from (values not tried):
 
   python train.py --config=configs/imagenet_finetune.py --workdir=runs/tuned \
     --config.initial_weights.path=perceiver_io_imagenet_fourier.safetensors \
     --config.data.name=oxford_flowers102 --config.data.eval_split=test \
-    --config.model.outputs.num_classes=102
+    --config.model.outputs.num_classes=102 --config.data.batch_size=64 \
+    --config.num_epochs=200 --config.optimizer.schedule.learning_rate=2e-3
 
 Source: the shape of the schedule (flat for 70 of 131 parts of the run, then a
 cosine) and LAMB are those with which arXiv 2107.14795, appendix A, fine-tunes
@@ -20,7 +22,8 @@ In BFLOAT16, at 64 images at a time, a device saves 3.5 GiB for the backward
 pass (conv 5.5, learned 49; estimated by --mode=dry_run).
 
 Variants: '' Fourier features; learned, whose position table is resized; conv;
-debug, two steps of a tiny model.
+debug, two steps of a tiny model, after imagenet_perceiver_io.py:debug and with
+--config.initial_weights.path=THE_WORKDIR_OF_THAT.
 """
 
 from perceiver_jax import presets

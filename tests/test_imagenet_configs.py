@@ -5,6 +5,7 @@ import re
 import config_files
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import perceiver_jax
@@ -12,7 +13,9 @@ from perceiver_jax import presets
 from perceiver_jax.data.randaugment import RandAugment
 from perceiver_jax.model import Precision
 from perceiver_jax.tasks.mixing import Mixing
+from perceiver_jax.training import loop
 from perceiver_jax.training.dry_run import dry_run
+from perceiver_jax.training.initial_weights import load_weights
 from perceiver_jax.training.optimizers import Lamb
 
 _NUM_TRAIN = 1_281_167
@@ -130,6 +133,29 @@ def test_learning_rate_follows_the_batch_size(file):
   (before,) = _rates(config, [1])
   config.data.batch_size //= 4
   assert _rates(config, [1]) == pytest.approx([before / 4])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('fast_compilation')
+def test_tiny_run_is_what_the_tiny_fine_tuning_starts_from(
+  imagenet_dir, tmp_path
+):
+  pretrained = config_files.load('imagenet_perceiver_io').get_config('debug')
+  tuned = config_files.load('imagenet_finetune').get_config('debug')
+  tuned.initial_weights.path = str(tmp_path / 'pretrained')
+  tuned.optimizer.schedule.learning_rate = 0.0
+  for config, name in ((pretrained, 'pretrained'), (tuned, 'tuned')):
+    config.data.data_dir = imagenet_dir
+    loop.train(config, tmp_path / name)
+  before, after = (
+    load_weights(tmp_path / name, config.model).params
+    for config, name in ((pretrained, 'pretrained'), (tuned, 'tuned'))
+  )
+  np.testing.assert_array_equal(
+    after['encoder']['latents'], before['encoder']['latents']
+  )
+  logits = 'outputs/logits'
+  assert np.any(after[logits]['w'] != before[logits]['w'])
 
 
 # What the configs promise of one device.
