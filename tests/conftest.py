@@ -57,7 +57,7 @@ def imagenet_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def modelnet40_dir(tmp_path_factory):
-  """A TFDS directory that holds `modelnet40/meshes`, made of pyramids."""
+  """A TFDS directory that holds both forms: of pyramids, of random points."""
   import modelnet40_files
 
   from perceiver_jax.data import modelnet40
@@ -65,7 +65,11 @@ def modelnet40_dir(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp('modelnet40')
   manual_dir = tmp_path_factory.mktemp('meshes')
   modelnet40_files.write_meshes(manual_dir)
-  modelnet40.prepare('modelnet40/meshes', manual_dir, data_dir, 'array_record')
+  modelnet40_files.write_point_sets(manual_dir)
+  for form in ('meshes', 'point_sets'):
+    modelnet40.prepare(
+      f'modelnet40/{form}', manual_dir, data_dir, 'array_record'
+    )
   return str(data_dir)
 
 

@@ -17,7 +17,7 @@ from absl import flags
 
 from perceiver_jax.config import Config, from_json
 from perceiver_jax.data.audioset.config import AudioSetData
-from perceiver_jax.data.digits import DigitsData
+from perceiver_jax.data.digits import DigitsData, ScatteredDigitsData
 from perceiver_jax.data.imagenet import ImageNetData
 from perceiver_jax.data.modelnet40 import ModelNet40Data
 from perceiver_jax.training import command_line, loop
@@ -57,6 +57,7 @@ CONFIGS = [
 _DATA_DIRS = {
   AudioSetData: 'audioset_dir',
   DigitsData: 'digits_dir',
+  ScatteredDigitsData: 'digits_dir',
   ImageNetData: 'imagenet_dir',
   ModelNet40Data: 'modelnet40_dir',
 }
