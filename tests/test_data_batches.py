@@ -85,14 +85,6 @@ def test_global_batches_are_the_same_for_any_processes_and_devices(
   assert_same_batches(actual, expected)
 
 
-@pytest.mark.parametrize('step', [0, 1, 2, 7])
-def test_examples_of_a_batch_are_known_without_reading_it(step):
-  config = NumbersData()
-  (batch,) = train(config, 1, seed=3, start_step=step)
-  indices = base.train_example_indices(config, seed=3, step=step)
-  assert (batch['number'] - 100).tolist() == indices
-
-
 def test_leaves_have_axes_for_devices_and_rows():
   iterator = base.train_batches(
     NumbersData(), seed=0, start_step=0, shard=base.Shard(1, 2, 2)
@@ -381,3 +373,12 @@ def test_equal_weights_give_every_example_once():
   order, repeats = pipeline.weighted_order(np.full(23, 0.1), 0, 0)
   np.testing.assert_array_equal(np.sort(order), np.arange(23))
   assert not repeats.any()
+
+
+@pytest.mark.parametrize('step', [0, 2, 7])
+@pytest.mark.parametrize('kind', [NumbersData, WeightedData])
+def test_examples_of_a_batch_are_known_without_reading_it(kind, step):
+  config = kind(train_split='11')
+  (batch,) = train(config, 1, seed=3, start_step=step)
+  indices = base.train_example_indices(config, seed=3, step=step)
+  assert (batch['number'] - 100).tolist() == indices

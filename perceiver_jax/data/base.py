@@ -196,10 +196,11 @@ def train_batches(
       f'got {config.batch_size}.'
     )
   layout = pipeline.Layout(*shard, config.batch_size // num_devices)
-  reader = _reader(config, 'train_split')
-  batches = pipeline.TrainBatches(reader, seed, layout, config.train_weights())
   return pipeline.run(
-    batches, start_step, config.num_workers, config.num_threads
+    _train_batches(config, seed, layout),
+    start_step,
+    config.num_workers,
+    config.num_threads,
   )
 
 
@@ -215,10 +216,8 @@ def train_example_indices(
     seed: of `train_batches`.
     step: the batch, from 0.
   """
-  first = step * config.batch_size
-  return pipeline.example_indices(
-    config.num_train_examples, seed, range(first, first + config.batch_size)
-  )
+  layout = pipeline.Layout(*Shard(), config.batch_size)
+  return _train_batches(config, seed, layout).indices(step)
 
 
 def eval_batches(config: DataConfig, *, shard: Shard) -> Iterator[Batch]:
@@ -244,6 +243,13 @@ def eval_batches(config: DataConfig, *, shard: Shard) -> Iterator[Batch]:
   layout = pipeline.Layout(*shard, per_device)
   batches = pipeline.EvalBatches(_reader(config, 'eval_split'), layout)
   return pipeline.run(batches, 0, config.num_workers, config.num_threads)
+
+
+def _train_batches(
+  config: DataConfig, seed: int, layout: pipeline.Layout
+) -> pipeline.TrainBatches:
+  reader = _reader(config, 'train_split')
+  return pipeline.TrainBatches(reader, seed, layout, config.train_weights())
 
 
 def _num_devices(shard: Shard) -> int:

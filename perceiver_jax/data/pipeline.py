@@ -83,6 +83,12 @@ class TrainBatches:
     positions = self._layout.positions(step)
     return self._layout.stack([self._example(p) for p in positions])
 
+  def indices(self, step: int) -> list[int]:
+    """Returns which examples a batch is made of, if all can be read."""
+    size = len(self._reader)
+    places = [divmod(p, size) for p in self._layout.positions(step)]
+    return [int(self._order(epoch)[0][place]) for epoch, place in places]
+
   def _example(self, position: int) -> Example:
     size = len(self._reader)
     epoch, place = divmod(position, size)
@@ -181,20 +187,6 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
   order = _generator(seed, epoch, 0).permutation(size)
   order.flags.writeable = False
   return order
-
-
-def example_indices(size: int, seed: int, positions: range) -> list[int]:
-  """Returns which examples lie where in the stream of all batches.
-
-  Args:
-    size: of the split.
-    seed: decides the order.
-    positions: in the stream.
-  """
-  return [
-    int(epoch_order(size, seed, position // size)[position % size])
-    for position in positions
-  ]
 
 
 def weighted_order(
