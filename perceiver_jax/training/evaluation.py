@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from perceiver_jax.data.base import eval_batches
-from perceiver_jax.tasks.base import Batch, Outcomes, Report
+from perceiver_jax.tasks.base import Report
 from perceiver_jax.training import parallel
 from perceiver_jax.training.job import Job, device_batches, this_process
 from perceiver_jax.training.state import TrainState
@@ -67,7 +67,7 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
 
 
 def _examples(
-  batch: Batch, outcomes: Outcomes
+  batch: dict[str, np.ndarray], outcomes: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """Returns the examples that count, without axes of devices."""
   mask = batch['mask']
