@@ -280,8 +280,8 @@ def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
 
   lines = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
   assert [(line['step'], line['split']) for line in lines] == [
-    (1, 'train'), (2, 'train'), (2, 'test'),
-    (3, 'train'), (4, 'train'), (4, 'test'),
+    (1, 'train'), (2, 'train'), (2, 'speed'), (2, 'test'),
+    (3, 'train'), (3, 'speed'), (4, 'train'), (4, 'speed'), (4, 'test'),
   ]  # fmt: skip
   last = {k: v for k, v in lines[-1].items() if k != 'split'}
   assert json.loads(trained.stdout) == last

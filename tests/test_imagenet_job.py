@@ -32,8 +32,9 @@ def run(command, data_dir, workdir, num_devices=8):
 def lines(workdir):
   """Returns the metrics of a run, but for its speed."""
   return [
-    {key: line[key] for key in line if key != 'examples_per_sec'}
+    line
     for line in read_metrics(workdir / 'metrics.jsonl')
+    if line['split'] != 'speed'
   ]
 
 

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -32,7 +33,11 @@ def prefetch(
 
 
 class Prefetcher(Generic[Moved]):
-  """What `prefetch` returns."""
+  """What `prefetch` returns.
+
+  Attributes:
+    wait_secs: how long its consumer has waited for items so far.
+  """
 
   def __init__(
     self,
@@ -40,6 +45,7 @@ class Prefetcher(Generic[Moved]):
     transfer: Callable[[Item], Moved],
     size: int,
   ):
+    self.wait_secs = 0.0
     self._items: queue.Queue[Any] = queue.Queue(size)
     self._stop = threading.Event()
     # The thread must not hold `self`, or a dropped instance would never end.
@@ -57,7 +63,9 @@ class Prefetcher(Generic[Moved]):
   def __next__(self) -> Moved:
     if self._stop.is_set():
       raise StopIteration
+    start = time.monotonic()
     item, error = self._items.get()
+    self.wait_secs += time.monotonic() - start
     if error is None:
       return item
     self.close()

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from perceiver_jax.arrays import DEVICE_AXIS
-from perceiver_jax.flops import count_flops
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.job import (
   Job,
   abstract_state,
+  forward_flops,
   loss_batch,
   make_job,
   train_step,
@@ -43,7 +43,7 @@ def dry_run(config: TrainConfig) -> str:
   num_examples = config.data.num_train_examples
   lines = {
     'parameters': f'{num_params:,}',
-    'forward FLOPs per example': f'{_flops(job):,}',
+    'forward FLOPs per example': f'{forward_flops(job):,}',
     'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'batch': f'{config.data.batch_size:,} examples, '
     f'{_spelled_share(config)} a device',
@@ -101,16 +101,6 @@ def _activations(job: Job, state: TrainState) -> int:
     return _num_bytes(_trace(backward, state.params, state.model_state, batch))
 
   return residuals(2) - residuals(1)
-
-
-def _flops(job: Job) -> int:
-  """Returns the FLOPs of the model for one example, forward."""
-  one = {
-    name: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
-    for name, a in job.device_batch.items()
-  }
-  inputs = jax.eval_shape(job.task.inputs, one)
-  return count_flops(job.config.model, inputs)
 
 
 def _trace(function: Callable[..., Any], *args: Any) -> Any:

@@ -10,6 +10,7 @@ import optax
 
 from perceiver_jax.data.base import Shard, prefetch
 from perceiver_jax.data.prefetch import Prefetcher
+from perceiver_jax.flops import count_flops
 from perceiver_jax.tasks.base import Batch, Metrics, Outcomes, Task
 from perceiver_jax.training import parallel
 from perceiver_jax.training.config import TrainConfig
@@ -110,6 +111,16 @@ def loss_batch(job: Job) -> Batch:
     ),
     part,
   )
+
+
+def forward_flops(job: Job) -> int:
+  """Returns the FLOPs of the model for one example, as published."""
+  one = {
+    name: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
+    for name, array in job.device_batch.items()
+  }
+  inputs = jax.eval_shape(job.task.inputs, one)
+  return count_flops(job.config.model, inputs)
 
 
 def _metric_names(task: Task, device_batch: Batch) -> list[str]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import time
 
 import jax
 from absl import logging
@@ -11,7 +10,6 @@ from etils import epath
 
 from perceiver_jax.config import from_dict
 from perceiver_jax.data.base import train_batches
-from perceiver_jax.progress import Progress
 from perceiver_jax.training import parallel
 from perceiver_jax.training.alarm import Alarm
 from perceiver_jax.training.checkpoint import Checkpointer, check_writable
@@ -32,11 +30,8 @@ from perceiver_jax.training.job import (
   this_process,
   train_step,
 )
-from perceiver_jax.training.metrics import (
-  METRICS_FILE,
-  MetricWriter,
-  read_metrics,
-)
+from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
+from perceiver_jax.training.recorder import Recorder
 from perceiver_jax.training.state import TrainState, evaluation_state
 
 Workdir = str | os.PathLike[str]
@@ -73,16 +68,13 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
     if state is None and config.initial_weights is not None:
       config.initial_weights.check_path()
     resume_step = None if state is None else int(state.step)
-    writer = stack.enter_context(
-      MetricWriter(workdir, resume_step=resume_step, is_primary=is_primary)
+    recorder = stack.enter_context(
+      Recorder(job, workdir, resume_step=resume_step, is_primary=is_primary)
     )
     if is_primary:
       (epath.Path(workdir) / CONFIG_FILE).write_text(config.to_json())
-    progress = stack.enter_context(
-      Progress(job.num_steps, config.data.batch_size, is_primary=is_primary)
-    )
     state = _first_state(job) if state is None else state
-    metrics = _run(job, state, checkpointer, writer, progress)
+    metrics = _run(job, state, checkpointer, recorder)
   # Without, if someone has removed them from a finished run.
   if is_primary and read_metrics(epath.Path(workdir) / METRICS_FILE):
     save_curves(workdir)
@@ -147,8 +139,7 @@ def _run(
   job: Job,
   state: TrainState,
   checkpointer: Checkpointer,
-  writer: MetricWriter,
-  progress: Progress,
+  recorder: Recorder,
 ) -> dict[str, float]:
   """Trains, logs, evaluates and saves, each at its steps."""
   config, start = job.config, int(state.step)
@@ -159,10 +150,10 @@ def _run(
   batches = train_batches(
     config.data, seed=config.seed, start_step=start, shard=this_process()
   )
-  stopwatch = _Stopwatch(start, config.data.batch_size)
   alarm = Alarm(config, jax.device_get(state.watch))
   previous = None
   with device_batches(job, batches) as on_devices:
+    recorder.watch(on_devices)
     for step in range(start + 1, job.num_steps + 1):
       state, metrics = update(state, next(on_devices))
       # At most two steps are under way, each of which holds a batch.
@@ -171,22 +162,20 @@ def _run(
       if step == start + 1:
         # Most of the time until here went into compilation.
         jax.block_until_ready(metrics)
-        stopwatch.restart(step)
+        recorder.restart(step)
       is_last = step == job.num_steps
       eval_metrics = None
       if step % config.log_every_steps == 0 or is_last:
         metrics, watch = jax.device_get((metrics, state.watch))
-        writer.write(step, 'train', metrics | stopwatch.speed(step))
-        progress.update(step, {'loss': metrics['loss']})
+        recorder.log(step, metrics)
         if reason := alarm.report(watch):
           checkpointer.save(step, parallel.as_global(state))
           raise FloatingPointError(reason)
       else:
-        progress.update(step)
+        recorder.update(step)
       if step % config.evaluate_every_steps == 0 or is_last:
         eval_metrics = evaluator(state)
-        writer.write(step, config.data.eval_split, eval_metrics)
-        stopwatch.restart(step)
+        recorder.evaluated(step, eval_metrics)
       if step % config.checkpoint.every_steps == 0 or is_last:
         checkpointer.save(step, parallel.as_global(state), eval_metrics)
   return {'step': step} | eval_metrics
@@ -215,21 +204,3 @@ def _restore(
       'the run in %s goes on with another config:\n%s', workdir, differences
     )
   return parallel.as_local(checkpointer.restore(abstract_state(job)))
-
-
-class _Stopwatch:
-  """Measures the speed of training between two looks, without evaluations."""
-
-  def __init__(self, step: int, batch_size: int):
-    self._batch_size = batch_size
-    self.restart(step)
-
-  def restart(self, step: int) -> None:
-    self._step, self._time = step, time.monotonic()
-
-  def speed(self, step: int) -> dict[str, float]:
-    """Returns the mean speed since the last look, if there were steps."""
-    examples = (step - self._step) * self._batch_size
-    elapsed = time.monotonic() - self._time
-    self.restart(step)
-    return {'examples_per_sec': examples / elapsed} if examples else {}
