@@ -5,7 +5,8 @@ Every value of the config is a flag:
   python train.py --config=configs/digits.py:io --workdir=runs/digits_io \
     --config.optimizer.schedule.learning_rate=1e-3
 
-A directory that holds a checkpoint of the same model is gone on with.
+A directory that holds a checkpoint of the same model is gone on with. With
+--distributed, the same command on every host runs one job on all of them.
 """
 
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from perceiver_jax import xla_flags
-from perceiver_jax.training import command_line
+from perceiver_jax.training import command_line, distributed
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -33,23 +34,28 @@ _MODE = flags.DEFINE_enum(
   'eval: the last checkpoint; both print their metrics as a line of JSON. '
   'dry_run: check and trace everything, compute nothing, print a summary.',
 )
+distributed.define_flags()
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs one job; errors of the user end it with a line, not a traceback."""
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
-  try:
-    print(_run(argv[1:]), end='')
-  except (ValueError, TypeError, OSError, FloatingPointError) as error:
-    logging.info('The error in full, for --verbosity=0:', exc_info=True)
-    sys.exit(f'{type(error).__name__}: {error}')
-  except KeyboardInterrupt:
-    sys.exit('Stopped; the same command goes on from the last checkpoint.')
+  with distributed.errors_end_at_once():
+    try:
+      print(_run(argv[1:]), end='')
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+      logging.info('The error in full, for --verbosity=0:', exc_info=True)
+      sys.exit(f'{type(error).__name__}: {error}')
+    except KeyboardInterrupt:
+      sys.exit('Stopped; the same command goes on from the last checkpoint.')
 
 
 def _run(arguments: Sequence[str]) -> str:
-  """Returns what the job has to say: a summary or a line of JSON."""
+  """Returns what the job has to say: a summary or a line of JSON.
+
+  Of many processes, one speaks.
+  """
   if arguments:
     raise ValueError(f'every argument must be a flag, got {arguments}.')
   if _CHECKPOINT.value and _MODE.value != 'eval':
@@ -62,17 +68,22 @@ def _run(arguments: Sequence[str]) -> str:
       f'--workdir must be given with --mode={_MODE.value}, got '
       f'{_WORKDIR.value!r}.'
     )
+  distributed.check_flags()
   xla_flags.set_cpu_flags()
+  distributed.join()
 
   # What starts JAX comes after the flags of its compiler.
-  from perceiver_jax.training import dry_run, loop, metrics
+  from perceiver_jax.training import dry_run, loop, metrics, processes
 
   if _MODE.value == 'dry_run':
-    return f'{dry_run.dry_run(_CONFIG.value)}\n'
-  if _MODE.value == 'train':
-    return metrics.json_line(loop.train(_CONFIG.value, where))
-  report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
-  return metrics.json_line(loop.evaluate(_CONFIG.value, where, report_dir))
+    said = f'{dry_run.dry_run(_CONFIG.value)}\n'
+  elif _MODE.value == 'train':
+    said = metrics.json_line(loop.train(_CONFIG.value, where))
+  else:
+    report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
+    evaluated = loop.evaluate(_CONFIG.value, where, report_dir)
+    said = metrics.json_line(evaluated)
+  return said if processes.is_primary() else ''
 
 
 if __name__ == '__main__':

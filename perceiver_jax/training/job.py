@@ -14,6 +14,7 @@ from perceiver_jax.flops import count_flops
 from perceiver_jax.tasks.base import Batch, Metrics, Outcomes, Task
 from perceiver_jax.training import parallel
 from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training.processes import primary_first
 from perceiver_jax.training.state import TrainState, init_state
 from perceiver_jax.training.step import make_train_step
 
@@ -60,7 +61,8 @@ def make_job(config: TrainConfig, *, is_training: bool = True) -> Job:
       f'batch_size must be divisible by the {jax.device_count()} devices'
       f'{times if config.accumulation_steps > 1 else ""}, got {batch_size}.'
     )
-  spec = config.data.element_spec(is_training=is_training)
+  with primary_first('the data set is prepared'):
+    spec = config.data.element_spec(is_training=is_training)
   config.task.validate_spec(spec, config.model)
   if not config.data.num_eval_examples:
     raise ValueError(

@@ -1,0 +1,151 @@
+"""Joining the processes of a job: the same command on every host.
+
+On TPU pods, SLURM, GKE and Open MPI, JAX finds out by itself how many there are
+and how they meet. Elsewhere flags say it.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+
+import jax
+from absl import flags
+
+_PLACE = ('coordinator_address', 'process_count', 'process_index')
+_SPELLED_PLACE = '--coordinator_address, --process_count and --process_index'
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flags of a job of many processes."""
+  flags.DEFINE_bool(
+    'distributed',
+    False,
+    'Whether other processes run this job as well, with the same command. '
+    'How they meet is known on TPU pods, SLURM, GKE and Open MPI; elsewhere '
+    f'{_SPELLED_PLACE} say it.',
+    flag_values=flag_values,
+  )
+  flags.DEFINE_string(
+    'coordinator_address',
+    None,
+    'HOST:PORT at which the others reach process 0, a port that is free there.',
+    flag_values=flag_values,
+  )
+  flags.DEFINE_integer(
+    'process_count',
+    None,
+    'How many processes run the job.',
+    flag_values=flag_values,
+  )
+  flags.DEFINE_integer(
+    'process_index',
+    None,
+    'Which of them this one is, from 0.',
+    flag_values=flag_values,
+  )
+
+
+def check_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+  """Checks the flags before anything is started.
+
+  Raises:
+    ValueError: they contradict each other.
+  """
+  place = {name: flag_values[name].value for name in _PLACE}
+  given = [f'--{name}={v}' for name, v in place.items() if v is not None]
+  if not given:
+    return
+  if not flag_values['distributed'].value:
+    raise ValueError(
+      f'{given[0]} must come with --distributed, got it without.'
+    )
+  if len(given) < len(place):
+    raise ValueError(
+      f'{_SPELLED_PLACE} must be given together or not at all, got '
+      f'{" ".join(given)}.'
+    )
+  address, count, index = place.values()
+  host, _, port = address.rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    raise ValueError(
+      f'--coordinator_address must be HOST:PORT, got {address!r}.'
+    )
+  if count < 1:
+    raise ValueError(f'--process_count must be at least 1, got {count}.')
+  if not 0 <= index < count:
+    raise ValueError(
+      f'--process_index must be in 0..{count - 1}, for --process_count is '
+      f'{count}, got {index}.'
+    )
+
+
+def join(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+  """Waits for the other processes, if the flags say that there are some.
+
+  Must be called before JAX starts a backend. JAX itself ends this process, with
+  a message, if the others do not come within 5 minutes.
+
+  Raises:
+    ValueError: the flags do not say how they meet, and JAX does not find out.
+    OSError: the others could not reach this process, which has to lead.
+  """
+  if not flag_values['distributed'].value:
+    return
+  address, count, index = (flag_values[name].value for name in _PLACE)
+  if index == 0:
+    _check_port(address)
+  try:
+    jax.distributed.initialize(address, count, index)
+  except ValueError as error:
+    raise ValueError(
+      f'{_SPELLED_PLACE} must come with --distributed where JAX does not find '
+      f'out how processes meet, got none and from JAX: {error}'
+    ) from error
+
+
+@contextlib.contextmanager
+def errors_end_at_once() -> Iterator[None]:
+  """Ends this process without further ado if an error leaves the context.
+
+  Python's way to end waits for the other processes, which may themselves be
+  waiting for this one. They notice that it is gone. Changes nothing in a job
+  of one process.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if not jax.distributed.is_initialized():
+      raise
+    print(_spelled(error), file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _spelled(error: BaseException) -> str:
+  """Returns what Python would print, and what it may mean."""
+  if isinstance(error, SystemExit):
+    return str(error.code)
+  text = ''.join(traceback.format_exception(error))
+  if not isinstance(error, jax.errors.JaxRuntimeError):
+    return text
+  return (
+    f'{text}Another process of the job may have ended or lost its connection; '
+    'what it says itself tells why. The same command goes on from the last '
+    'checkpoint.'
+  )
+
+
+def _check_port(address: str) -> None:
+  """Checks that one can listen at a port; JAX crashes if it cannot."""
+  port = int(address.rpartition(':')[2])
+  with socket.socket() as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      listener.bind(('', port))
+    except OSError as error:
+      raise OSError(
+        '--coordinator_address must have a port that is free on the machine of '
+        f'process 0, got {address}: {error.strerror}.'
+      ) from error
