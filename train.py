@@ -34,6 +34,7 @@ _MODE = flags.DEFINE_enum(
   'eval: the last checkpoint; both print their metrics as a line of JSON. '
   'dry_run: check and trace everything, compute nothing, print a summary.',
 )
+_PROFILE = command_line.define_profile_steps()
 distributed.define_flags()
 
 
@@ -58,15 +59,15 @@ def _run(arguments: Sequence[str]) -> str:
   """
   if arguments:
     raise ValueError(f'every argument must be a flag, got {arguments}.')
-  if _CHECKPOINT.value and _MODE.value != 'eval':
-    raise ValueError(
-      f'--checkpoint must come with --mode=eval, got --mode={_MODE.value}.'
-    )
+  for flag, mode in ((_CHECKPOINT, 'eval'), (_PROFILE, 'train')):
+    if flag.value and _MODE.value != mode:
+      raise ValueError(
+        f'--{flag.name} must come with --mode={mode}, got {_MODE.value}.'
+      )
   where = _CHECKPOINT.value or _WORKDIR.value
   if _MODE.value != 'dry_run' and not where:
     raise ValueError(
-      f'--workdir must be given with --mode={_MODE.value}, got '
-      f'{_WORKDIR.value!r}.'
+      f'--workdir must be given with --mode={_MODE.value}, got {where!r}.'
     )
   distributed.check_flags()
   xla_flags.set_cpu_flags()
@@ -78,7 +79,8 @@ def _run(arguments: Sequence[str]) -> str:
   if _MODE.value == 'dry_run':
     said = f'{dry_run.dry_run(_CONFIG.value)}\n'
   elif _MODE.value == 'train':
-    said = metrics.json_line(loop.train(_CONFIG.value, where))
+    trained = loop.train(_CONFIG.value, where, _PROFILE.value)
+    said = metrics.json_line(trained)
   else:
     report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
     evaluated = loop.evaluate(_CONFIG.value, where, report_dir)

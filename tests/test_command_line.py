@@ -297,6 +297,7 @@ def test_debug_job_trains_evaluates_and_leaves_everything(tmp_path, digits_dir):
   copy = tmp_path / 'elsewhere' / 'evaluation'
   assert {path.name for path in copy.iterdir()} == {
     'per_class.csv',
+    'classes.png',
     'mistakes.png',
   }
   assert [path.name for path in copy.parent.iterdir()] == ['evaluation']

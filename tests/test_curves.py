@@ -50,12 +50,17 @@ def test_each_metric_has_its_own_axes(tmp_path):
 def test_losses_come_first_and_then_accuracies(tmp_path):
   names = ['grad_norm', 'learning_rate', 'top_1_accuracy', 'loss']
   _write(tmp_path, names)
-  lines = [{'step': 1, 'split': 'train'} | dict.fromkeys(names, 1.0)]
+  speed = {'step': 1, 'split': 'speed', 'data_wait_fraction': 0.1}
+  # Another picture of the same curve would say nothing.
+  speed |= {'examples_per_sec': 640.0, 'steps_per_sec': 10.0}
+  lines = [speed, {'step': 1, 'split': 'train'} | dict.fromkeys(names, 1.0)]
   assert list(curves._by_metric(lines)) == [
     'loss',
     'top_1_accuracy',
     'learning_rate',
     'grad_norm',
+    'data_wait_fraction',
+    'examples_per_sec',
   ]
 
 

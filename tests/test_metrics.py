@@ -1,11 +1,10 @@
 import json
 import math
-import struct
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
+from event_files import events
 
 from perceiver_jax.training.metrics import MetricWriter, read_metrics
 
@@ -18,16 +17,6 @@ def _write(workdir, steps, **kwargs):
 
 def _text(workdir):
   return (workdir / 'metrics.jsonl').read_text()
-
-
-def _events(workdir):
-  """Yields the events of all TensorBoard files, in the order of writing."""
-  for path in sorted(workdir.glob('events.*')):
-    data = path.read_bytes()
-    while data:
-      (length,) = struct.unpack('<Q', data[:8])
-      yield event_pb2.Event.FromString(data[12 : 12 + length])
-      data = data[16 + length :]
 
 
 def test_a_line_is_step_and_split_and_plain_floats(tmp_path):
@@ -93,7 +82,7 @@ def test_tensorboard_gets_the_metrics_by_split(tmp_path):
     writer.write(5, 'test', {'loss': 0.25, 'nan': math.nan})
   values = {
     value.tag: (event.step, value.simple_value)
-    for event in _events(tmp_path)
+    for event in events(tmp_path)
     for value in event.summary.value
   }
   assert values['test/loss'] == (5, 0.25)
@@ -103,7 +92,7 @@ def test_tensorboard_gets_the_metrics_by_split(tmp_path):
 def test_tensorboard_drops_the_steps_that_are_repeated(tmp_path):
   _write(tmp_path, [1, 2])
   _write(tmp_path, [2], resume_step=1)
-  starts = [e.step for e in _events(tmp_path) if e.session_log.status]
+  starts = [e.step for e in events(tmp_path) if e.session_log.status]
   assert starts[-1] == 2
 
 

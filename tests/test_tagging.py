@@ -215,7 +215,7 @@ def test_report_tells_how_each_tag_was_told(tmp_path):
   scores = np.array([[0.9, 0.1, 0.3], [0.2, 0.6, 0.4], [0.3, 0.5, 0.5]])
   labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
   for rows in (slice(0, 1), slice(1, 3)):
-    report.observe({}, {'scores': scores[rows], 'labels': labels[rows]})
+    report.observe({'scores': scores[rows], 'labels': labels[rows]})
   report.save(tmp_path)
   assert (tmp_path / PER_CLASS_FILE).read_text().splitlines() == [
     'class,name,positives,average_precision,auc',

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from perceiver_jax.arrays import Params, Rng, State
 from perceiver_jax.config import Config
@@ -91,14 +91,25 @@ class SplitMetricsFunction(Protocol):
 class Report(Protocol):
   """What people want to see of an evaluation beyond its metrics."""
 
-  def observe(
+  def observe(self, outcomes: Mapping[str, np.ndarray]) -> None:
+    """Takes note of what became of some examples; of each it is told once."""
+    ...
+
+  def show(
     self, batch: Mapping[str, np.ndarray], outcomes: Mapping[str, np.ndarray]
   ) -> None:
-    """Takes note of a batch on the host, and what became of its examples."""
+    """Sees examples that may be drawn, and what became of them.
+
+    With many processes, they are those of the first, which saves the report.
+    """
+    ...
+
+  def pictures(self) -> Mapping[str, UInt8[np.ndarray, 'height width 3']]:
+    """Returns pictures by name."""
     ...
 
   def save(self, directory: str | os.PathLike[str]) -> None:
-    """Writes tables and pictures."""
+    """Writes tables, and the pictures as `NAME.png`."""
     ...
 
 

@@ -1,33 +1,27 @@
 """What an evaluation says of classes and of single examples."""
 
+import collections
 import csv
 import heapq
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
-from perceiver_jax.tasks.inputs import AUDIO, IMAGE, POINTS, VIDEO
+from perceiver_jax.tasks import drawing
+from perceiver_jax.tasks.drawing import BarChart, Picture
 from perceiver_jax.tasks.ranking import rank_classes
 
 PER_CLASS_FILE = 'per_class.csv'
-MISTAKES_FILE = 'mistakes.png'
-_COLUMNS = 6
-_MAX_SHOWN = 24
-
-
-class _Mistake(NamedTuple):
-  """An example that was taken for another class; `name` is its array's."""
-
-  label: int
-  predicted: int
-  name: str
-  example: np.ndarray
+MISTAKES = 'mistakes'
+CLASSES = 'classes'
+_MAX_EXAMPLES = 24
+# More classes have no matrix of confusions, and only their ends are drawn.
+_MAX_DRAWN_CLASSES = 40
 
 
 class ClassReport:
@@ -40,68 +34,98 @@ class ClassReport:
   def __init__(self, class_names: Sequence[str]) -> None:
     self._names = class_names
     self._counts: dict[int, np.ndarray] = {}
-    self._mistakes: list[tuple[float, int, _Mistake]] = []
-    self._num_examples = 0
+    self._taken_for: collections.Counter[tuple[int, int]] = (
+      collections.Counter()
+    )
+    self._mistakes = _Examples()
 
-  def observe(
+  def observe(self, outcomes: Mapping[str, np.ndarray]) -> None:
+    """Takes note of what `ClassificationTask` says of each example."""
+    labels = outcomes['label'].tolist()
+    for label, rank in zip(labels, outcomes['rank'], strict=True):
+      counts = self._counts.setdefault(label, np.zeros(3, np.int64))
+      counts += [1, rank < 1, rank < 5]
+    predicted = outcomes['predicted'].tolist()
+    self._taken_for.update(zip(labels, predicted, strict=True))
+
+  def show(
     self, batch: Mapping[str, np.ndarray], outcomes: Mapping[str, np.ndarray]
   ) -> None:
-    """Takes note of a batch.
+    """Keeps the mistakes that the model is most sure of.
 
     Args:
       batch: 'image' [B, Y, X, C] or 'video' [B, T, Y, X, C], with colours in
-        0..255, 'points' [B, M, K] or 'audio' [B, S, C]; the first of these
-        that is there is shown.
+        0..255, or 'points' [B, M, K], and 'audio' [B, S, C].
       outcomes: what `ClassificationTask` says of each example.
     """
-    name = next((name for name in _DRAW if name in batch), None)
-    for row, label in enumerate(outcomes['label']):
-      rank, predicted = outcomes['rank'][row], outcomes['predicted'][row]
-      counts = self._counts.setdefault(int(label), np.zeros(3, np.int64))
-      counts += [1, rank < 1, rank < 5]
-      if rank >= 1 and name is not None:
-        shown = _Mistake(int(label), int(predicted), name, batch[name][row])
-        # The number decides between equals, which arrays cannot.
-        entry = (
-          float(outcomes['probability'][row]),
-          -self._num_examples,
-          shown,
-        )
-        is_full = len(self._mistakes) == _MAX_SHOWN
-        (heapq.heappushpop if is_full else heapq.heappush)(
-          self._mistakes, entry
-        )
-      self._num_examples += 1
+    for row in np.flatnonzero(outcomes['rank'] >= 1).tolist():
+      probability = float(outcomes['probability'][row])
+      predicted = _name(self._names, int(outcomes['predicted'][row]))
+      label = _name(self._names, int(outcomes['label'][row]))
+      title = f'{predicted[:22]}  {probability:.0%}\nis {label[:24]}'
+      self._mistakes.offer(probability, title, batch, row)
+
+  def pictures(self) -> dict[str, Picture]:
+    """Returns `classes`, and `mistakes` if any were shown."""
+    return _drawn({CLASSES: self._classes(), MISTAKES: self._mistakes.figure()})
 
   def save(self, directory: str | os.PathLike[str]) -> None:
-    """Writes `per_class.csv`, and `mistakes.png` if there are any."""
+    """Writes `per_class.csv` and the pictures."""
     rows = []
     for label in sorted(self._counts):
       examples, top_1, top_5 = self._counts[label]
       accuracies = (f'{top / examples:.4f}' for top in (top_1, top_5))
       rows.append([label, _name(self._names, label), examples, *accuracies])
-    _write_table(directory, ['examples', 'top_1', 'top_5'], rows)
-    if self._mistakes:
-      with (epath.Path(directory) / MISTAKES_FILE).open('wb') as file:
-        self._figure().savefig(file, format='png', dpi=100)
+    columns = ['examples', 'top_1', 'top_5']
+    _save(directory, columns, rows, self.pictures())
 
-  def _figure(self) -> Figure:
-    rows = -(-len(self._mistakes) // _COLUMNS)
-    figure = Figure(figsize=(2.2 * _COLUMNS, 2.7 * rows), layout='constrained')
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, _COLUMNS, squeeze=False).flat
-    mistakes = sorted(self._mistakes, reverse=True)
-    for axes, (probability, _, mistake) in zip(grid, mistakes, strict=False):
-      _DRAW[mistake.name](axes, mistake.example)
-      axes.set_title(
-        f'{_name(self._names, mistake.predicted)[:22]}  {probability:.0%}\n'
-        f'is {_name(self._names, mistake.label)[:24]}',
-        fontsize=9,
-        loc='left',
+  def _classes(self) -> Figure | None:
+    """Draws a matrix of confusions, or the worst of many classes."""
+    classes = sorted({c for pair in self._taken_for for c in pair})
+    if not classes:
+      return None
+    if len(classes) <= _MAX_DRAWN_CLASSES:
+      counts = np.array(
+        [
+          [self._taken_for[row, column] for column in classes]
+          for row in classes
+        ]
       )
-    for axes in figure.axes:
-      axes.axis('off')
-    return figure
+      names = [_name(self._names, label) for label in classes]
+      return drawing.confusion_matrix(counts, names)
+    worst = sorted(self._counts, key=self._top_1)
+    confused = [
+      (pair, count)
+      for pair, count in self._taken_for.most_common()
+      if pair[0] != pair[1]
+    ]
+    return drawing.bar_charts(
+      [
+        BarChart(
+          'classes told worst, top-1 accuracy',
+          [
+            (_name(self._names, label)[:28], self._top_1(label))
+            for label in worst[:_MAX_DRAWN_CLASSES]
+          ],
+          limit=1.0,
+        ),
+        BarChart(
+          'most frequent confusions (label → prediction), examples',
+          [
+            (
+              f'{_name(self._names, label)[:18]} → '
+              f'{_name(self._names, predicted)[:18]}',
+              count,
+            )
+            for (label, predicted), count in confused[:_MAX_DRAWN_CLASSES]
+          ],
+        ),
+      ]
+    )
+
+  def _top_1(self, label: int) -> float:
+    examples, top_1, _ = self._counts[label]
+    return float(top_1 / examples)
 
 
 class TagReport:
@@ -115,70 +139,134 @@ class TagReport:
     self._names = class_names
     self._scores: list[np.ndarray] = []
     self._labels: list[np.ndarray] = []
+    self._mistakes = _Examples()
 
-  def observe(
-    self, batch: Mapping[str, np.ndarray], outcomes: Mapping[str, np.ndarray]
-  ) -> None:
+  def observe(self, outcomes: Mapping[str, np.ndarray]) -> None:
     """Takes note of what `TaggingTask` says of each example."""
-    del batch
     self._scores.append(outcomes['scores'])
     self._labels.append(outcomes['labels'])
 
+  def show(
+    self, batch: Mapping[str, np.ndarray], outcomes: Mapping[str, np.ndarray]
+  ) -> None:
+    """Keeps the examples with the highest scores of tags they do not have.
+
+    Args:
+      batch: 'video' [B, K, T, Y, X, C] and 'audio' [B, K, S, C], of which the
+        first of K clips is drawn.
+      outcomes: what `TaggingTask` says of each example.
+    """
+    scores = np.where(outcomes['labels'], -np.inf, outcomes['scores'])
+    clips = {name: batch[name][:, 0] for name in drawing.views_of(batch)}
+    for row, tag in enumerate(scores.argmax(axis=-1).tolist()):
+      tags = np.flatnonzero(outcomes['labels'][row]).tolist()
+      labels = ', '.join(_name(self._names, label) for label in tags)
+      score = float(scores[row, tag])
+      title = f'{_name(self._names, tag)[:22]}  {score:.0%}\nis {labels[:24]}'
+      self._mistakes.offer(score, title, clips, row)
+
+  def pictures(self) -> dict[str, Picture]:
+    """Returns `classes`, and `mistakes` if any examples were shown."""
+    return _drawn({CLASSES: self._classes(), MISTAKES: self._mistakes.figure()})
+
   def save(self, directory: str | os.PathLike[str]) -> None:
     """Writes `per_class.csv`, a class that cannot be ranked without numbers."""
+    rows = []
+    for label, (positives, *values) in enumerate(self._ranking()):
+      numbers = ('' if np.isnan(value) else f'{value:.4f}' for value in values)
+      rows.append([label, _name(self._names, label), positives, *numbers])
+    columns = ['positives', 'average_precision', 'auc']
+    _save(directory, columns, rows, self.pictures())
+
+  def _ranking(self) -> Iterable[tuple[int, float, float]]:
     ranking = rank_classes(
       np.concatenate(self._scores), np.concatenate(self._labels)
     )
-    rows = []
-    for label, (positives, *values) in enumerate(zip(*ranking, strict=True)):
-      numbers = ('' if np.isnan(value) else f'{value:.4f}' for value in values)
-      rows.append([label, _name(self._names, label), positives, *numbers])
-    _write_table(directory, ['positives', 'average_precision', 'auc'], rows)
+    return zip(*ranking, strict=True)
+
+  def _classes(self) -> Figure | None:
+    """Draws the average precision of all classes, or the ends of many."""
+    bars = [
+      (f'{_name(self._names, label)[:28]} ({positives})', float(precision))
+      for label, (positives, precision, _) in enumerate(self._ranking())
+      if not np.isnan(precision)
+    ]
+    bars.sort(key=lambda bar: bar[1], reverse=True)
+    if not bars:
+      return None
+    title = 'average precision (positive examples)'
+    charts = [BarChart(title, bars, limit=1.0)]
+    if len(bars) > _MAX_DRAWN_CLASSES:
+      charts = [
+        BarChart(f'best {title}', bars[:_MAX_DRAWN_CLASSES], limit=1.0),
+        BarChart(f'worst {title}', bars[-_MAX_DRAWN_CLASSES:], limit=1.0),
+      ]
+    return drawing.bar_charts(charts)
+
+
+class _Examples:
+  """Keeps the examples of the highest scores, to be drawn."""
+
+  def __init__(self) -> None:
+    self._kept: list[tuple[float, int, str, dict[str, np.ndarray]]] = []
+    self._num_offered = 0
+
+  def offer(
+    self, score: float, title: str, batch: Mapping[str, np.ndarray], row: int
+  ) -> None:
+    """Keeps a row of a batch, unless others have higher scores."""
+    is_full = len(self._kept) == _MAX_EXAMPLES
+    names = drawing.views_of(batch)
+    if not names or not score > (self._kept[0][0] if is_full else -np.inf):
+      return
+    self._num_offered += 1
+    # Copies: a view would keep the batch. The number decides between equals.
+    views = {name: np.array(batch[name][row]) for name in names}
+    entry = (score, -self._num_offered, title, views)
+    (heapq.heappushpop if is_full else heapq.heappush)(self._kept, entry)
+
+  def figure(self) -> Figure | None:
+    """Draws them, the highest score first; None without any."""
+    examples = [entry[2:] for entry in sorted(self._kept, reverse=True)]
+    return drawing.gallery(examples) if examples else None
+
+
+def _drawn(figures: Mapping[str, Figure | None]) -> dict[str, Picture]:
+  return {
+    name: drawing.drawn(figure)
+    for name, figure in figures.items()
+    if figure is not None
+  }
 
 
 def _name(names: Sequence[str], label: int) -> str:
   return names[label] if label < len(names) else str(label)
 
 
-def _write_table(
+def _save(
   directory: str | os.PathLike[str],
   columns: Sequence[str],
   rows: Sequence[Sequence[Any]],
+  pictures: Mapping[str, Picture],
 ) -> None:
-  """Writes a row a class: its number, its name, and what is said of it."""
+  """Writes a table with a row a class, and pictures.
+
+  Args:
+    directory: made if it does not exist.
+    columns: what is said of a class.
+    rows: its number, its name, and what is said of it.
+    pictures: by name; one that is not there any more is removed.
+  """
   directory = epath.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   with (directory / PER_CLASS_FILE).open('w') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(['class', 'name', *columns])
     writer.writerows(rows)
-
-
-def _draw_image(axes: Axes, image: np.ndarray) -> None:
-  pixels = np.clip(np.round(image), 0, 255).astype(np.uint8)
-  is_grey = pixels.shape[-1] == 1
-  axes.imshow(pixels[..., 0] if is_grey else pixels, cmap='gray')
-
-
-def _draw_video(axes: Axes, video: np.ndarray) -> None:
-  """Draws the frame in the middle."""
-  _draw_image(axes, video[len(video) // 2])
-
-
-def _draw_points(axes: Axes, points: np.ndarray) -> None:
-  """Draws what is seen from above, in the colours of heights."""
-  x, y, z = points[:, :3].T
-  axes.scatter(x, y, c=z, s=1)
-  axes.set_aspect('equal')
-
-
-def _draw_audio(axes: Axes, samples: np.ndarray) -> None:
-  axes.specgram(samples[:, 0], cmap='magma')
-
-
-_DRAW = {
-  IMAGE: _draw_image,
-  VIDEO: _draw_video,
-  POINTS: _draw_points,
-  AUDIO: _draw_audio,
-}
+  for name in (CLASSES, MISTAKES):
+    path = directory / f'{name}.png'
+    if name in pictures:
+      with path.open('wb') as file:
+        imsave(file, pictures[name], format='png')
+    elif path.exists():
+      path.unlink()

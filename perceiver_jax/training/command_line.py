@@ -11,6 +11,7 @@ from ml_collections.config_flags import tuple_parser
 
 from perceiver_jax.config import Config, unknown_field
 from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training.profiling import parse_steps
 
 _CONFIG = 'config'
 _MODULE = f'{_CONFIG}_config'  # What ml_collections calls the loaded file.
@@ -30,6 +31,35 @@ class _OrNone(flags.ArgumentParser):
 
   def flag_type(self) -> str:
     return self._parser.flag_type()
+
+
+class _Steps(flags.ArgumentParser):
+  """Reads `FIRST:END`."""
+
+  syntactic_help = 'FIRST:END, without END'
+
+  def parse(self, argument: str) -> range:
+    return parse_steps(argument)
+
+  def flag_type(self) -> str:
+    return 'range of steps'
+
+
+def define_profile_steps(
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[range | None]:
+  """Defines `--profile_steps=FIRST:END`, a range of updates.
+
+  Args:
+    flag_values: where to define it.
+  """
+  return flags.DEFINE(
+    _Steps(),
+    'profile_steps',
+    None,
+    'Updates to profile into workdir/profile, such as 100:110 for 100 to 109.',
+    flag_values=flag_values,
+  )
 
 
 def define_config(

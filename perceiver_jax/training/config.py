@@ -40,8 +40,14 @@ class TrainConfig(Config):
     log_every_steps: updates between two lines of training metrics.
     log_norms_by_module: whether those have the norms of the gradient and of
       the update of every module.
+    log_histograms_every_steps: updates between two for which TensorBoard gets
+      histograms of the gradient, the update and the parameters of every module;
+      such an update takes the time of two. None: there are none.
     evaluate_every_steps: updates between two evaluations; one more follows
       the last update.
+    report_every_steps: updates between two evaluations whose tables and
+      pictures are written, as those of the last always are; a multiple of
+      `evaluate_every_steps`. None: only the last.
   """
 
   model: PerceiverConfig
@@ -61,7 +67,9 @@ class TrainConfig(Config):
   ema_decay: float | None = None
   log_every_steps: int = 50
   log_norms_by_module: bool = False
+  log_histograms_every_steps: int | None = None
   evaluate_every_steps: int = 1000
+  report_every_steps: int | None = None
 
   def validate(self) -> None:
     super().validate()
@@ -76,11 +84,18 @@ class TrainConfig(Config):
       'num_epochs',
       'num_steps',
       'log_every_steps',
+      'log_histograms_every_steps',
       'evaluate_every_steps',
+      'report_every_steps',
     ):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise ValueError(f'{name} must be positive and finite, got {value}.')
+    if (self.report_every_steps or 0) % self.evaluate_every_steps:
+      raise ValueError(
+        'report_every_steps must be a multiple of evaluate_every_steps '
+        f'{self.evaluate_every_steps}, got {self.report_every_steps}.'
+      )
     is_float16 = self.model.precision is Precision.FLOAT16
     if is_float16 and self.loss_scaling is None:
       raise ValueError(

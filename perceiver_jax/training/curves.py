@@ -11,11 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
+from perceiver_jax.training.speed import SPEED_SPLIT
 
 CURVES_FILE = 'curves.png'
 # Okabe and Ito: told apart by colour-blind eyes as well.
 _COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 _MAX_COLUMNS = 3
+# Proportional to examples_per_sec.
+_NOT_DRAWN = (
+  'steps_per_sec',
+  'examples_per_sec_per_device',
+  'flops_per_sec_per_device',
+)
 _MAX_MARKED_POINTS = 40
 
 # By split, then the points (step, value) in the order of the steps.
@@ -25,7 +32,8 @@ _Curves = dict[str, list[tuple[int, float]]]
 def save_curves(workdir: str | os.PathLike[str]) -> epath.Path:
   """Draws `WORKDIR/metrics.jsonl` into `WORKDIR/curves.png`.
 
-  Each metric has its own axes, with one line for each split.
+  Each metric has its own axes, with one line for each split, but those of the
+  speed that go with another.
 
   Args:
     workdir: the directory of the run.
@@ -43,7 +51,9 @@ def save_curves(workdir: str | os.PathLike[str]) -> epath.Path:
     raise ValueError(
       f'{workdir / METRICS_FILE} must have a line to be drawn, got none.'
     )
-  splits = list(dict.fromkeys(line['split'] for line in lines))
+  splits = dict.fromkeys(line['split'] for line in lines)
+  # Last, so that the others have the same colours without it.
+  splits = sorted(splits, key=lambda split: split == SPEED_SPLIT)
   colors = {
     split: _COLORS[index % len(_COLORS)] for index, split in enumerate(splits)
   }
@@ -54,18 +64,18 @@ def save_curves(workdir: str | os.PathLike[str]) -> epath.Path:
 
 
 def _by_metric(lines: list[dict[str, Any]]) -> dict[str, _Curves]:
-  """Returns the curves of every metric: losses first, then accuracies."""
+  """Returns curves by metric: losses first, then accuracies, last the speed."""
   metrics: dict[str, _Curves] = {}
   for line in sorted(lines, key=lambda line: line['step']):
     for name, value in line.items():
-      if name not in ('step', 'split'):
+      if name not in ('step', 'split', *_NOT_DRAWN):
         curves = metrics.setdefault(name, {})
         curves.setdefault(line['split'], []).append((line['step'], value))
 
-  def rank(name: str) -> tuple[int, str]:
+  def rank(name: str) -> tuple[bool, int, str]:
     words = ('loss', 'accuracy', 'learning_rate')
     ranks = [index for index, word in enumerate(words) if word in name]
-    return (*ranks, len(words))[0], name
+    return SPEED_SPLIT in metrics[name], (*ranks, len(words))[0], name
 
   return {name: metrics[name] for name in sorted(metrics, key=rank)}
 

@@ -20,8 +20,9 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
   They are the means over its examples, and what the task computes of all of
   them together. The function compiles on its first call. Its result does not
   depend on the number of devices, but for the order of float32 sums. It takes
-  a state, and optionally a report that is shown every example; with many
-  processes, all give one or none, and each is shown all examples.
+  a state, and optionally a report. With many processes, all give one or none,
+  each is told of all examples, and that of the first process is shown its own:
+  batches of videos are too large to go from host to host.
   """
   eval_step = parallel.parallel_eval_step(make_eval_step(job.task))
   split_metrics = job.task.split_metrics
@@ -36,9 +37,12 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
       totals.update(jax.device_get(sums))
       if report is None and split_metrics is None:
         return
-      examples, outcomes = _examples(*parallel.gather((batch, outcomes)))
+      mask = batch['mask']
+      if report is not None and jax.process_index() == 0:
+        report.show(*_examples(*jax.device_get((mask, batch, outcomes))))
+      _, outcomes = _examples(*parallel.gather((mask, {}, outcomes)))
       if report is not None:
-        report.observe(examples, outcomes)
+        report.observe(outcomes)
       if split_metrics is not None:
         parts.append(outcomes)
 
@@ -67,10 +71,11 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
 
 
 def _examples(
-  batch: dict[str, np.ndarray], outcomes: dict[str, np.ndarray]
+  mask: np.ndarray,
+  batch: dict[str, np.ndarray],
+  outcomes: dict[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """Returns the examples that count, without axes of devices."""
-  mask = batch['mask']
   return tuple(
     {name: array[mask] for name, array in arrays.items()}
     for arrays in (batch, outcomes)

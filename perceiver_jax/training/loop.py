@@ -19,6 +19,7 @@ from perceiver_jax.training.compatibility import (
 )
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.curves import save_curves
+from perceiver_jax.training.environment import append_environment
 from perceiver_jax.training.evaluation import make_evaluator
 from perceiver_jax.training.initial_weights import load_weights
 from perceiver_jax.training.job import (
@@ -32,6 +33,7 @@ from perceiver_jax.training.job import (
 )
 from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
 from perceiver_jax.training.recorder import Recorder
+from perceiver_jax.training.run_log import RunLog
 from perceiver_jax.training.state import TrainState, evaluation_state
 
 Workdir = str | os.PathLike[str]
@@ -39,19 +41,22 @@ Workdir = str | os.PathLike[str]
 CONFIG_FILE = 'config.json'
 
 
-def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
+def train(
+  config: TrainConfig, workdir: Workdir, profile_steps: range | None = None
+) -> dict[str, float]:
   """Runs a job to its end, from its last checkpoint if there is one.
 
   Args:
     config: the job; frozen by this.
     workdir: directory of checkpoints, metrics and pictures.
+    profile_steps: updates, from 1, of which a profile is written; None: none.
 
   Returns:
     The last step, and the metrics of the evaluation after it.
 
   Raises:
-    ValueError: the config is inconsistent, or `workdir` belongs to another
-      model.
+    ValueError: the config is inconsistent, `workdir` belongs to another model,
+      or the run ends before `profile_steps`.
     OSError: `workdir` cannot be written to.
     FloatingPointError: too many updates in a row were not finite; the state
       before them is saved.
@@ -61,6 +66,7 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
     # Before the data, which the first use may have to prepare.
     check_writable(workdir)
     job = make_job(config)
+    log = stack.enter_context(RunLog(workdir, is_primary=is_primary))
     checkpointer = stack.enter_context(
       config.checkpoint.make(workdir, config.to_json())
     )
@@ -69,10 +75,18 @@ def train(config: TrainConfig, workdir: Workdir) -> dict[str, float]:
       config.initial_weights.check_path()
     resume_step = None if state is None else int(state.step)
     recorder = stack.enter_context(
-      Recorder(job, workdir, resume_step=resume_step, is_primary=is_primary)
+      Recorder(
+        job,
+        workdir,
+        log,
+        resume_step=resume_step,
+        profile_steps=profile_steps,
+        is_primary=is_primary,
+      )
     )
     if is_primary:
       (epath.Path(workdir) / CONFIG_FILE).write_text(config.to_json())
+      log.note(append_environment(workdir, resume_step))
     state = _first_state(job) if state is None else state
     metrics = _run(job, state, checkpointer, recorder)
   # Without, if someone has removed them from a finished run.
@@ -155,14 +169,13 @@ def _run(
   with device_batches(job, batches) as on_devices:
     recorder.watch(on_devices)
     for step in range(start + 1, job.num_steps + 1):
-      state, metrics = update(state, next(on_devices))
-      # At most two steps are under way, each of which holds a batch.
-      jax.block_until_ready(previous)
+      with recorder.step(step):
+        batch = next(on_devices)
+        recorder.look(step, state, batch)
+        state, metrics = update(state, batch)
+        # At most two steps are under way, each of which holds a batch.
+        jax.block_until_ready(metrics if recorder.waits(step) else previous)
       previous = metrics
-      if step == start + 1:
-        # Most of the time until here went into compilation.
-        jax.block_until_ready(metrics)
-        recorder.restart(step)
       is_last = step == job.num_steps
       eval_metrics = None
       if step % config.log_every_steps == 0 or is_last:
@@ -172,10 +185,11 @@ def _run(
           checkpointer.save(step, parallel.as_global(state))
           raise FloatingPointError(reason)
       else:
-        recorder.update(step)
+        recorder.progress(step)
       if step % config.evaluate_every_steps == 0 or is_last:
-        eval_metrics = evaluator(state)
-        recorder.evaluated(step, eval_metrics)
+        report = recorder.new_report(step)
+        eval_metrics = evaluator(state, report)
+        recorder.evaluated(step, eval_metrics, report)
       if step % config.checkpoint.every_steps == 0 or is_last:
         checkpointer.save(step, parallel.as_global(state), eval_metrics)
   return {'step': step} | eval_metrics

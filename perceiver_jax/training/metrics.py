@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorboardX
 from etils import epath
 
+from perceiver_jax.training.histograms import Histogram
 from perceiver_jax.training.lasting_files import LineFile, lasting
 
 METRICS_FILE = 'metrics.jsonl'
@@ -81,6 +83,53 @@ class MetricWriter:
     for name, value in scalars.items():
       if math.isfinite(value):  # TensorBoard cannot draw the others.
         self._summary_writer.add_scalar(f'{split}/{name}', value, step)
+
+  def write_histograms(
+    self, step: int, histograms: Mapping[str, Histogram]
+  ) -> None:
+    """Writes histograms for TensorBoard, but those of no finite number.
+
+    Args:
+      step: updates done so far.
+      histograms: by name, on the host.
+    """
+    if not self._is_primary:
+      return
+    for name, histogram in histograms.items():
+      count = int(histogram.counts.sum())
+      limits, counts = histogram.edges[1:], histogram.counts
+      if histogram.edges[0] == histogram.edges[-1]:
+        # Bins of no width could not be drawn.
+        limits, counts = histogram.edges[-1:] + 0.5, counts.sum(keepdims=True)
+      if count:
+        self._summary_writer.add_histogram_raw(
+          name,
+          min=float(histogram.edges[0]),
+          max=float(histogram.edges[-1]),
+          num=count,
+          sum=float(histogram.total),
+          sum_squares=float(histogram.squares),
+          bucket_limits=limits.tolist(),
+          bucket_counts=counts.tolist(),
+          global_step=step,
+        )
+
+  def write_pictures(
+    self, step: int, split: str, pictures: Mapping[str, np.ndarray]
+  ) -> None:
+    """Writes pictures for TensorBoard, which shows them as `SPLIT/NAME`.
+
+    Args:
+      step: updates done so far.
+      split: what was evaluated.
+      pictures: uint8 [height, width, 3] by name.
+    """
+    if not self._is_primary:
+      return
+    for name, picture in pictures.items():
+      self._summary_writer.add_image(
+        f'{split}/{name}', picture, step, dataformats='HWC'
+      )
 
   def close(self) -> None:
     """Ends the writing."""
