@@ -180,7 +180,7 @@ def test_sound_is_drawn_below_what_is_seen():
   seen, heard = np.reshape(report._mistakes.figure().axes, (2, 6))
   for axes in (*seen[:3], *heard[:3]):
     assert len(axes.images) == 1
-  assert seen[0].get_title(loc='left') == 'cat  95%\nis owl'
+  assert seen[0].get_title(loc='left') == '0  95%\nis 2'
 
 
 def test_silence_can_be_drawn():
