@@ -110,7 +110,7 @@ class ClassReport:
           limit=1.0,
         ),
         BarChart(
-          'most frequent confusions (label → prediction), examples',
+          'frequent confusions (label → prediction)',
           [
             (
               f'{_name(self._names, label)[:18]} → '
