@@ -53,10 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(arguments: Sequence[str]) -> str:
-  """Returns what the job has to say: a summary or a line of JSON.
-
-  Of many processes, one speaks.
-  """
+  """Returns a summary or a line of JSON; of many processes, one speaks."""
   if arguments:
     raise ValueError(f'every argument must be a flag, got {arguments}.')
   for flag, mode in ((_CHECKPOINT, 'eval'), (_PROFILE, 'train')):
@@ -79,8 +76,7 @@ def _run(arguments: Sequence[str]) -> str:
   if _MODE.value == 'dry_run':
     said = f'{dry_run.dry_run(_CONFIG.value)}\n'
   elif _MODE.value == 'train':
-    trained = loop.train(_CONFIG.value, where, _PROFILE.value)
-    said = metrics.json_line(trained)
+    said = metrics.json_line(loop.train(_CONFIG.value, where, _PROFILE.value))
   else:
     report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
     evaluated = loop.evaluate(_CONFIG.value, where, report_dir)
