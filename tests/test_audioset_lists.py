@@ -86,6 +86,8 @@ def test_list_without_lines_is_refused(tmp_path):
     ('-bcdefghij__30000_40000.m4a', True),
     ('Y-bcdefghij__30.000_40.000.wav', True),
     ('deep/down/Y-bcdefghij_.wav', True),
+    ('-bcdefghij__30.4.wav', True),
+    ('-bcdefghij__30.6.wav', False),
     ('-bcdefghij__40.wav', False),
     ('-bcdefghij__3.wav', False),
     ('-bcdefghij__30400.wav', False),

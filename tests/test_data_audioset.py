@@ -358,15 +358,16 @@ def test_contents_that_cannot_be_kept_are_found_all_the_same(
 
 
 def test_balance_draws_a_class_first_and_then_an_example_of_it():
-  labels = [[0], [0], [0, 7], [2, 7], [0]]
+  labels = [[0], [0], [0, 7], [2, 7], [0], []]
   contents = Contents(
-    has_audio=np.ones(5, bool),
-    has_video=np.ones(5, bool),
+    has_audio=np.ones(6, bool),
+    has_video=np.ones(6, bool),
     num_labels=np.array([len(some) for some in labels]),
-    labels=np.concatenate(labels),
+    labels=np.concatenate(labels).astype(np.int32),
   )
   # Class 0 has four examples, class 2 one, class 7 two; 1/3 for each class.
-  expected = np.array([1 / 4, 1 / 4, 1 / 4 + 1 / 2, 1 + 1 / 2, 1 / 4]) / 3
+  shares = [1 / 4, 1 / 4, 1 / 4 + 1 / 2, 1 + 1 / 2, 1 / 4, 0]
+  expected = np.array(shares) / 3
   np.testing.assert_allclose(contents.class_balance(), expected)
   np.testing.assert_allclose(expected.sum(), 1.0)
 

@@ -51,6 +51,20 @@ def test_first_frame_is_repeated_until_pictures_begin(late):
     assert np.abs(_grey(frame) - _grey(expected).astype(int)).mean() < 6
 
 
+def test_sound_that_stops_for_a_while_goes_on_when_it_does(tmp_path, late):
+  path = tmp_path / 'gap.mkv'
+  _ffmpeg(
+    '-i', late / 'tone.wav', '-af', "aselect='not(between(t,0.5,1.0))'",
+    '-c:a', 'pcm_s16le', path,
+  )  # fmt: skip
+  sound = media.read_sound(path, 8000, 20_000).astype(int)
+  loud = np.abs(sound[: 8000 * 19 // 10].reshape(-1, 800)).max(axis=1) > 9000
+  # By tenths of a second; it stops and goes on at whole packets.
+  np.testing.assert_array_equal(loud[:5], True)
+  np.testing.assert_array_equal(loud[6:9], False)
+  np.testing.assert_array_equal(loud[11:], True)
+
+
 def test_sound_of_several_channels_is_their_mean(tmp_path):
   path = tmp_path / 'stereo.wav'
   _ffmpeg('-f', 'lavfi', '-t', 1, '-i', 'aevalsrc=0.5|-0.1:s=8000', path)
@@ -61,6 +75,26 @@ def test_sound_of_several_channels_is_their_mean(tmp_path):
 def test_no_more_is_read_than_wanted(late):
   assert len(media.read_sound(late / 'tone.wav', 48_000, 777)) == 777
   assert len(media.read_frames(late / 'film.mp4', 25, 7, 32)) == 7
+
+
+def test_frames_keep_their_detail_and_have_even_sides(tmp_path):
+  path = tmp_path / 'film.mkv'
+  # As large as it is to be, so that nothing is lost but by JPEG.
+  _ffmpeg(
+    '-f', 'lavfi', '-t', 0.2, '-i', 'testsrc2=size=64x44:rate=25',
+    '-c:v', 'ffv1', '-pix_fmt', 'yuvj420p', path,
+  )  # fmt: skip
+  raw_path = tmp_path / 'film.raw'
+  _ffmpeg('-i', path, '-f', 'rawvideo', '-pix_fmt', 'gray', raw_path)
+  raw = np.fromfile(raw_path, np.uint8).reshape(5, 44, 64)
+  frames = media.read_frames(path, 25, 5, 44)
+  for frame, expected in zip(frames, raw, strict=True):
+    error = _grey(frame).astype(float) - expected
+    assert 20 * np.log10(255 / error.std()) > 30
+  for short_side in (33, 35, 36):
+    frame = _grey(media.read_frames(path, 25, 1, short_side)[0])
+    assert frame.shape[0] == short_side and frame.shape[1] % 2 == 0
+    assert abs(frame.shape[1] - short_side * 64 / 44) <= 1
 
 
 def test_picture_on_the_cover_of_a_sound_is_refused_as_video(tmp_path, late):
