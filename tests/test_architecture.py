@@ -33,6 +33,7 @@ LAYERS = {
   'perceiver_jax.summary': 4,
   'perceiver_jax.weights': 4,
   'perceiver_jax.predict': 5,
+  'perceiver_jax.predict.__main__': 8,
   'perceiver_jax.tasks': 5,
   'perceiver_jax.data': 5,
   'perceiver_jax.training': 6,

@@ -1,10 +1,13 @@
 """Every command and every line of Python in docs/inference.md runs."""
 
+import json
 import pathlib
 import re
 import shlex
 
+import audioset_clips
 import cv2
+import jax
 import numpy as np
 import pytest
 import tiny_models
@@ -12,6 +15,7 @@ import tiny_models
 import perceiver_jax
 from perceiver_jax.predict import media
 from perceiver_jax.predict.__main__ import main
+from perceiver_jax.training.checkpoint import CheckpointConfig
 
 _TEXT = (
   pathlib.Path(__file__).parents[1] / 'docs' / 'inference.md'
@@ -32,6 +36,7 @@ def files(tmp_path_factory):
     'language': tiny_models.text(),
     'flow': tiny_models.flow(24, 32),
     'autoencoder': tiny_models.autoencoder(),
+    'audioset': tiny_models.tagger(),
   }.items():
     perceiver_jax.save_pretrained(directory / f'{name}.safetensors', *model)
   rng = np.random.default_rng(0)
@@ -44,7 +49,20 @@ def files(tmp_path_factory):
   video = np.stack([np.roll(photo, 3 * i, axis=1) for i in range(6)])
   sound = rng.uniform(-0.5, 0.5, (11_520, 1))
   media.write_video(directory / 'film.mp4', video, sound, 25, 48_000)
+  audioset_clips.make_clip(directory / 'song.wav', size=None)
+  rows = [f'{i},/m/{i:05},"Class, {i}"' for i in range(527)]
+  text = '\n'.join(['index,mid,display_name', *rows])
+  (directory / 'class_labels_indices.csv').write_text(text)
+  _write_workdir(directory / 'runs' / 'audioset', tiny_models.tagger())
   return directory
+
+
+def _write_workdir(workdir, model):
+  """Writes the checkpoint of a run that did nothing."""
+  config_json = json.dumps({'model': model.config.to_dict()})
+  tree = {'params': model.params, 'model_state': model.state}
+  with CheckpointConfig().make(workdir, config_json) as checkpointer:
+    checkpointer.save(1, jax.tree.map(jax.numpy.asarray, tree))
 
 
 @pytest.fixture
@@ -71,7 +89,7 @@ def _is_picture(path):
 
 def test_every_task_is_documented():
   assert {command[3] for command in _COMMANDS} == {
-    'classify', 'attention', 'fill_mask', 'flow', 'autoencode'
+    'classify', 'attention', 'listen', 'fill_mask', 'flow', 'autoencode'
   }  # fmt: skip
 
 
@@ -85,6 +103,17 @@ def test_classify_prints_the_names(run):
 def test_attention_draws_a_picture(run):
   assert run('attention') == ['attention.png: 2 cross-attends of 3 latents\n']
   assert _is_picture('attention.png')
+
+
+def test_listen_prints_classes_and_draws_a_picture(run):
+  first, second = run('listen')
+  line = r'  [01]\.\d{4}  Class, \d+\n'
+  picture = 'listen.png: 2 cross-attends over the recording\n'
+  assert re.fullmatch(rf'film.mp4\n({line}){{3}}{picture}', first)
+  line = r'  [01]\.\d{4}  \d+\n'
+  lacks = r'  \(without video, .*\)\n'
+  assert re.fullmatch(rf'song.wav\n({line}){{5}}{lacks}{picture}', second)
+  assert _is_picture('listen.png')
 
 
 def test_fill_mask_prints_the_text(run):

@@ -471,7 +471,7 @@ def test_attention_glows_where_it_is():
   image = np.full((8, 12, 3), 200, np.uint8)
   map_ = np.zeros((1, 4, 6), np.float32)
   map_[0, 1, 2] = 1.0
-  glowing = pictures._brightened(image, map_[0])
+  glowing = pictures._brightened(image, map_[0], 1.0)
   bright = np.zeros((8, 12), bool)
   bright[2:4, 4:6] = True
   assert np.all(glowing[bright] == 255)

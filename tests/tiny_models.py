@@ -6,7 +6,11 @@ import jax
 import numpy as np
 
 import perceiver_jax
-from perceiver_jax.modalities.audio import AudioInput, AudioOutput
+from perceiver_jax.modalities.audio import (
+  AudioInput,
+  AudioOutput,
+  SpectrogramInput,
+)
 from perceiver_jax.modalities.flow import FlowInput, FlowOutput
 from perceiver_jax.modalities.grid import FourierPositions
 from perceiver_jax.modalities.image import ImageInput
@@ -108,4 +112,33 @@ def autoencoder():
       MultimodalOutput(modalities=outputs, projected_channels=9),
       23,
     )
+  )
+
+
+def _sounds(is_raw):
+  if is_raw:
+    positions = FourierPositions(num_bands=2, max_resolution=(120,))
+    return AudioInput(
+      samples_per_patch=512, num_samples=61_440, positions=positions
+    )
+  return SpectrogramInput(
+    num_mels=16,
+    patch_size=(4, 2),
+    num_samples=61_440,
+    log_mean=-8.0,
+    log_std=4.0,
+    positions=FourierPositions(num_bands=2, max_resolution=(15, 8)),
+  )
+
+
+@functools.cache
+def tagger(is_raw=False, has_video=True):
+  """A model of 527 tags of 1.28 s of sound and 32 frames of 24 x 16 pixels."""
+  inputs = _sounds(is_raw)
+  if has_video:
+    positions = FourierPositions(num_bands=2, max_resolution=(16, 3, 2))
+    video = VideoInput(patch_size=(2, 8, 8), positions=positions)
+    inputs = MultimodalInput(modalities={'audio': inputs, 'video': video})
+  return _pretrained(
+    _config(inputs, LabelOutput(num_classes=527), 8, num_cross_attends=2)
   )

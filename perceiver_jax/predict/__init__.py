@@ -26,3 +26,11 @@ from perceiver_jax.predict.flow import estimate_flow as estimate_flow
 from perceiver_jax.predict.images import Colours as Colours
 from perceiver_jax.predict.language import FilledText as FilledText
 from perceiver_jax.predict.language import fill_mask as fill_mask
+from perceiver_jax.predict.listening import Heard as Heard
+from perceiver_jax.predict.listening import clip_attention as clip_attention
+from perceiver_jax.predict.listening import listen as listen
+from perceiver_jax.predict.recordings import ClipFormat as ClipFormat
+from perceiver_jax.predict.recordings import Clips as Clips
+from perceiver_jax.predict.recordings import Recording as Recording
+from perceiver_jax.predict.recordings import clip_format as clip_format
+from perceiver_jax.predict.recordings import cut as cut

@@ -1,13 +1,15 @@
 """`python -m perceiver_jax.predict TASK MODEL ...`: real files in and out."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.predict import media, pictures
-from perceiver_jax.predict.attention import image_attention
+from perceiver_jax.predict.attention import check_latents, image_attention
 from perceiver_jax.predict.autoencoding import Clips, autoencode, clips_of
 from perceiver_jax.predict.classification import (
   checked_names,
@@ -19,7 +21,21 @@ from perceiver_jax.predict.classification import (
 from perceiver_jax.predict.flow import estimate_flow, flow_input
 from perceiver_jax.predict.images import IMAGENET, Colours
 from perceiver_jax.predict.language import fill_mask, mask_part
-from perceiver_jax.weights.native import load_pretrained
+from perceiver_jax.predict.listening import (
+  MINUS_ONE_TO_ONE,
+  Maps,
+  clip_attention,
+  listen,
+  spectrogram,
+)
+from perceiver_jax.predict.recordings import (
+  FRAME_RATE_HZ,
+  ClipFormat,
+  Recording,
+  clip_format,
+  cut,
+)
+from perceiver_jax.weights.native import Pretrained, load_pretrained
 from perceiver_jax.xla_flags import set_cpu_flags
 
 _FRAME_RATE_HZ = 25
@@ -36,12 +52,22 @@ def main(argv: Sequence[str] | None = None) -> None:
   arguments = _parser().parse_args(argv)
   try:
     arguments.run(arguments)
-  except (ValueError, TypeError, OSError) as error:
+  except (ValueError, TypeError, OSError, ImportError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
 
 
+def _load(path: str) -> Pretrained:
+  """Reads a file of weights, or the newest checkpoint of a training."""
+  if not os.path.isdir(path):
+    return load_pretrained(path)
+  # Imported here because weights alone do not need the extra [train].
+  from perceiver_jax.training.initial_weights import load_workdir
+
+  return load_workdir(path)
+
+
 def _classify(arguments: argparse.Namespace) -> None:
-  pretrained = load_pretrained(arguments.model)
+  pretrained = _load(arguments.model)
   channels = image_input(pretrained.config).image_channels
   found = classify(
     pretrained,
@@ -62,7 +88,7 @@ def _fill_mask(arguments: argparse.Namespace) -> None:
   texts = arguments.texts
   if arguments.mask is not None:
     texts = [mask_part(text, arguments.mask) for text in texts]
-  pretrained = load_pretrained(arguments.model)
+  pretrained = _load(arguments.model)
   for found in fill_mask(pretrained, *texts, batch_size=arguments.batch_size):
     print(found.text)
     print('  filled:', *(repr(part) for part in found.filled))
@@ -73,7 +99,7 @@ def _flow(arguments: argparse.Namespace) -> None:
   media.check_image_path(arguments.output)
   if arguments.array is not None:
     media.check_array_path(arguments.array)
-  pretrained = load_pretrained(arguments.model)
+  pretrained = _load(arguments.model)
   channels = flow_input(pretrained.config).frame_channels
   frames = [
     media.read_image(path, channels)
@@ -91,7 +117,7 @@ def _autoencode(arguments: argparse.Namespace) -> None:
   media.check_image_path(arguments.output)
   if arguments.reconstruction is not None:
     media.check_video_path(arguments.reconstruction)
-  pretrained = load_pretrained(arguments.model)
+  pretrained = _load(arguments.model)
   clips = clips_of(pretrained)
   names = checked_names(_class_names(arguments), clips.num_classes)
   video, audio, sample_rate_hz = _read_clips(arguments, clips)
@@ -144,7 +170,7 @@ def _read_clips(
 
 def _attention(arguments: argparse.Namespace) -> None:
   media.check_image_path(arguments.output)
-  pretrained = load_pretrained(arguments.model)
+  pretrained = _load(arguments.model)
   channels = image_input(pretrained.config).image_channels
   image = media.read_image(arguments.image, channels)
   size = arguments.size and tuple(arguments.size)
@@ -162,6 +188,73 @@ def _attention(arguments: argparse.Namespace) -> None:
     f'{arguments.output}: {len(maps)} cross-attends of '
     f'{len(arguments.latents)} latents'
   )
+
+
+def _listen(arguments: argparse.Namespace) -> None:
+  media.check_image_path(arguments.output)
+  pretrained = _load(arguments.model)
+  config = pretrained.config
+  form = clip_format(
+    config,
+    sample_rate_hz=arguments.sample_rate_hz,
+    frame_rate_hz=arguments.frame_rate_hz,
+  )
+  if arguments.latents is not None:
+    check_latents(config, arguments.latents)
+  recording = media.read_recording(arguments.recording, form, arguments.secs)
+  clips = cut(recording, form, arguments.clips)
+  options = {
+    'colours': _colours(arguments),
+    'batch_size': arguments.batch_size,
+  }
+  heard = listen(
+    pretrained,
+    clips,
+    class_names=_class_names(arguments),
+    top_k=arguments.top,
+    is_exclusive=arguments.exclusive,
+    **options,
+  )
+  print(arguments.recording)
+  for prediction in heard.predictions:
+    print(f'  {prediction.prob:.4f}  {prediction.name}')
+  for kind, name, stream in (
+    ('sound', form.audio, recording.sound),
+    ('video', form.video, recording.frames),
+  ):
+    if name and not len(stream):
+      print(f'  (without {kind}, which the model takes and the file lacks)')
+  maps = clip_attention(pretrained, clips, arguments.latents, **options)
+  picture = pictures.listening_picture(
+    _sound(config, form, recording, maps),
+    _sights(form, recording, maps),
+    clips.starts_secs,
+    form.secs,
+    {p.name: heard.clip_scores[:, p.label] for p in heard.predictions},
+  )
+  media.write_image(arguments.output, picture)
+  print(f'{arguments.output}: {len(maps)} cross-attends over the recording')
+
+
+def _sound(
+  config: PerceiverConfig, form: ClipFormat, recording: Recording, maps: Maps
+) -> pictures.Sound | None:
+  """Returns what is drawn of sound, None if there is none."""
+  if not len(recording.sound):
+    return None
+  log_mel, frame_secs = spectrogram(config, form, recording.sound)
+  found = [of_inputs[form.audio] for of_inputs in maps]
+  return pictures.Sound(log_mel, frame_secs, found)
+
+
+def _sights(
+  form: ClipFormat, recording: Recording, maps: Maps
+) -> pictures.Sights | None:
+  """Returns what is drawn of video, None if there is none."""
+  if not len(recording.frames):
+    return None
+  found = [of_inputs[form.video] for of_inputs in maps]
+  return pictures.Sights(recording.frames, form.frame_secs, found)
 
 
 def _class_names(arguments: argparse.Namespace) -> list[str] | None:
@@ -200,7 +293,37 @@ def _parser() -> argparse.ArgumentParser:
   task.add_argument('--chunk_size', type=int, default=8192, help='queries')
   task.add_argument('--batch_size', type=int, default=1, help='clips at once')
   task.add_argument('--class_names', help='a file with a name on each line')
+  _add_listen(tasks)
   return parser
+
+
+def _add_listen(tasks: argparse._SubParsersAction) -> None:
+  task = _task(tasks, 'listen', _listen, 'what is heard and seen')
+  task.add_argument('recording', help='a file with sound, video, or both')
+  task.add_argument(
+    '--class_names',
+    help='a file with a name on each line, or class_labels_indices.csv',
+  )
+  task.add_argument('--top', type=int, default=5, help='how many classes')
+  task.add_argument('--output', default='listen.png', help='the picture')
+  task.add_argument('--secs', type=float, default=10.0, help='of the beginning')
+  task.add_argument('--clips', type=int, default=16, help='over these seconds')
+  task.add_argument(
+    '--exclusive',
+    action='store_true',
+    help='the model was trained to choose one class',
+  )
+  task.add_argument(
+    '--latents', type=int, nargs='+', help='whose attention; all by default'
+  )
+  task.add_argument(
+    '--sample_rate_hz', type=int, help='48,000, or that of the spectrogram'
+  )
+  task.add_argument(
+    '--frame_rate_hz', type=int, default=FRAME_RATE_HZ, help='of training'
+  )
+  task.add_argument('--batch_size', type=int, default=1, help='clips at once')
+  _add_colours(task, MINUS_ONE_TO_ONE, 'from -1 to 1')
 
 
 def _add_image_tasks(tasks: argparse._SubParsersAction) -> None:
@@ -223,13 +346,19 @@ def _add_preparation(task: argparse.ArgumentParser) -> None:
   task.add_argument(
     '--size', type=int, nargs=2, help='rows and columns the model sees'
   )
-  for name, values in IMAGENET._asdict().items():
+  _add_colours(task, IMAGENET, 'ImageNet')
+
+
+def _add_colours(
+  task: argparse.ArgumentParser, colours: Colours, default: str
+) -> None:
+  for name, values in colours._asdict().items():
     task.add_argument(
       f'--{name}',
       type=float,
       nargs='+',
       default=values,
-      help='of colours, in [0, 1]; ImageNet by default',
+      help=f'of colours, in [0, 1]; {default} by default',
     )
 
 
@@ -240,7 +369,9 @@ def _task(
   text: str,
 ) -> argparse.ArgumentParser:
   task = tasks.add_parser(name, help=text, description=text)
-  task.add_argument('model', help='a file of perceiver_jax.save_pretrained')
+  task.add_argument(
+    'model', help='a file of perceiver_jax.save_pretrained, or a workdir'
+  )
   task.set_defaults(run=run)
   return task
 

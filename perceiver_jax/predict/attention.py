@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from perceiver_jax.attention_maps import attention_maps
 from perceiver_jax.config import from_json
+from perceiver_jax.modalities.base import InputConfig
 from perceiver_jax.model import PerceiverConfig
 from perceiver_jax.predict.classification import crop_images
 from perceiver_jax.predict.images import IMAGENET, Colours, normalised
@@ -49,14 +50,9 @@ def image_attention(
       'permutation_seed must be None for attention to be shown on an image, '
       f'got {config.inputs.permutation_seed}.'
     )
-  wrong = [i for i in latents if not 0 <= i < config.num_latents]
-  if wrong or not len(latents):
-    raise ValueError(
-      f'latents must be one or more from 0 to {config.num_latents - 1}, '
-      f'got {list(latents)}.'
-    )
+  check_latents(config, latents)
   images = normalised(crop, colours)[None]
-  grid = _grid(config, images)
+  grid = token_axes(config.inputs, crop.shape)
   maps = _compiled(config.to_json())
   found = maps(
     pretrained.params, pretrained.state, images, latents=tuple(latents)
@@ -79,14 +75,34 @@ def _compiled(text: str) -> Callable[..., tuple[jax.Array, ...]]:
   return jax.jit(of_inputs, static_argnames='latents')
 
 
-def _grid(config: PerceiverConfig, images: np.ndarray) -> tuple[int, ...]:
-  """Returns rows and columns of the tokens of images."""
+def check_latents(config: PerceiverConfig, latents: Sequence[int]) -> None:
+  """Checks that a model has these latents, one at least.
+
+  Raises:
+    ValueError: it has not.
+  """
+  wrong = [i for i in latents if not 0 <= i < config.num_latents]
+  if wrong or not len(latents):
+    raise ValueError(
+      f'latents must be one or more from 0 to {config.num_latents - 1}, '
+      f'got {list(latents)}.'
+    )
+
+
+def token_axes(config: InputConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the axes of the grid of tokens of an input.
+
+  Args:
+    config: of the input.
+    shape: of one example of it.
+  """
   transformed = hk.transform_with_state(
-    lambda images: config.inputs.make('inputs')(images, is_training=False)
+    lambda inputs: config.make('inputs')(inputs, is_training=False)
   )
 
-  def tokens(images):
-    weights = transformed.init(jax.random.key(0), images)
-    return transformed.apply(*weights, None, images)[0]
+  def tokens(inputs):
+    weights = transformed.init(jax.random.key(0), inputs)
+    return transformed.apply(*weights, None, inputs)[0]
 
-  return jax.eval_shape(tokens, images).axes
+  inputs = jax.ShapeDtypeStruct((1, *shape), np.float32)
+  return jax.eval_shape(tokens, inputs).axes

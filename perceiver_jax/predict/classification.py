@@ -1,5 +1,6 @@
 """What is on an image."""
 
+import csv
 import os
 import pathlib
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from perceiver_jax.modalities.image import ImageInput, LearnedPositions
 from perceiver_jax.modalities.label import LabelOutput
@@ -30,7 +32,7 @@ class Prediction(NamedTuple):
   Attributes:
     label: the number of the class.
     name: its name, or its number if there are no names.
-    prob: its probability, of a softmax over all classes.
+    prob: its probability.
   """
 
   label: int
@@ -76,8 +78,7 @@ def classify(
       f'{type(config.outputs).__name__}.'
     )
   num_classes = config.outputs.num_classes
-  if not 1 <= top_k <= num_classes:
-    raise ValueError(f'top_k must be from 1 to {num_classes}, got {top_k}.')
+  check_top_k(top_k, num_classes)
   names = checked_names(class_names, num_classes)
   examples = [
     normalised(image, colours) for image in crop_images(config, images, size)
@@ -90,12 +91,26 @@ def classify(
 
   batch_size = min(batch_size, len(examples))
   probs = in_batches(probabilities, examples, batch_size, unit='images')
+  return [top_predictions(row, names, top_k) for row in probs]
+
+
+def check_top_k(top_k: int, num_classes: int) -> None:
+  """Checks that there are so many classes.
+
+  Raises:
+    ValueError: there are not.
+  """
+  if not 1 <= top_k <= num_classes:
+    raise ValueError(f'top_k must be from 1 to {num_classes}, got {top_k}.')
+
+
+def top_predictions(
+  probs: Float[np.ndarray, ' V'], names: Sequence[str], top_k: int
+) -> list[Prediction]:
+  """Returns the most probable classes, the most probable first."""
   return [
-    [
-      Prediction(int(label), names[label], float(row[label]))
-      for label in np.argsort(-row, kind='stable')[:top_k]
-    ]
-    for row in probs
+    Prediction(int(label), names[label], float(probs[label]))
+    for label in np.argsort(-probs, kind='stable')[:top_k]
   ]
 
 
@@ -175,5 +190,11 @@ def checked_names(
 
 
 def read_class_names(path: str | os.PathLike[str]) -> list[str]:
-  """Reads the names of classes from a text file with one on each line."""
-  return pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+  """Reads the names of classes from a text file with one on each line.
+
+  AudioSet's own list, `class_labels_indices.csv`, will do as well.
+  """
+  lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+  if lines[:1] == ['index,mid,display_name']:
+    return [row['display_name'] for row in csv.DictReader(lines)]
+  return lines

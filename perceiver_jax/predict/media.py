@@ -9,8 +9,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from perceiver_jax import ffmpeg
+from perceiver_jax.data import media as stored
+from perceiver_jax.data.crop import centre_window
+from perceiver_jax.data.resize import resize_bytes
 from perceiver_jax.ffmpeg import Path
 from perceiver_jax.predict import images
+from perceiver_jax.predict.recordings import ClipFormat, Recording
+
+# As AudioSet is stored, and the part of it that an evaluation looks at.
+_SHORT_SIDE = 256
+_CROPPED = 224 / 256
 
 
 def read_image(path: Path, num_channels: int) -> UInt8[np.ndarray, 'Y X C']:
@@ -94,6 +102,53 @@ def read_audio(
   if not data:
     raise ValueError(f'{rule}, got none.')
   return np.frombuffer(data, np.float32)[:, None]
+
+
+def read_recording(path: Path, form: ClipFormat, max_secs: float) -> Recording:
+  """Reads what a model takes of the beginning of a file, as AudioSet stores it.
+
+  Args:
+    path: of the file.
+    form: what the model takes; of sound and video the file may lack one.
+    max_secs: how much to read at most.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it has nothing that the model takes.
+  """
+  num_frames = round(max_secs / form.frame_secs)
+  if num_frames < 1:
+    raise ValueError(f'secs must be a frame or more, got {max_secs}.')
+  sound, frames = np.zeros(0, np.int16), np.zeros((0, *form.size), np.uint8)
+  errors = []
+  if form.audio:
+    try:
+      sound = stored.read_sound(
+        path, form.sample_rate_hz, num_frames * form.samples_per_frame
+      )
+    except ValueError as error:
+      errors.append(str(error))
+  if form.video:
+    rate_hz = round(1 / form.frame_secs)
+    try:
+      files = stored.read_frames(path, rate_hz, num_frames, _SHORT_SIDE)
+      frames = np.stack([_centre(file, form.size) for file in files])
+    except ValueError as error:
+      errors.append(str(error))
+  if not (len(sound) or len(frames)):
+    raise ValueError('; '.join(errors))
+  return Recording(sound, frames)
+
+
+def _centre(
+  file: bytes, size: tuple[int, int, int]
+) -> UInt8[np.ndarray, 'Y X C']:
+  """Returns the middle of a frame in a size."""
+  is_grey = size[2] == 1
+  mode = cv2.IMREAD_GRAYSCALE if is_grey else cv2.IMREAD_COLOR_RGB
+  image = cv2.imdecode(np.frombuffer(file, np.uint8), mode)
+  window = centre_window(*image.shape[:2], _CROPPED)
+  return resize_bytes(window.of(image), *size[:2]).reshape(size)
 
 
 def check_image_path(path: Path) -> None:

@@ -142,14 +142,18 @@ def load_weights(
   """
   path = epath.Path(path)
   if path.is_dir():
-    return _newest_of(path)
+    return load_workdir(path)
   if path.suffix == _FILE_SUFFIX:
     return load_pretrained(path)
   return Pretrained(model, *load_deepmind(path, model))
 
 
-def _newest_of(workdir: epath.Path) -> Pretrained:
-  """Returns the weights that the newest checkpoint of a run is known by."""
+def load_workdir(workdir: str | os.PathLike[str]) -> Pretrained:
+  """Returns the weights that the newest checkpoint of a run is known by.
+
+  Raises:
+    ValueError: there is none, or it is damaged.
+  """
   with CheckpointConfig().make(workdir, '{}', read_only=True) as checkpointer:
     saved_json = checkpointer.saved_config_json()
     if saved_json is None:
