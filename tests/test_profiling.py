@@ -68,11 +68,15 @@ def test_time_of_a_profile_is_no_part_of_the_speed(profiled):
   ],
 )
 def test_run_that_goes_on_profiles_what_is_left_and_says_so(
-  steps, said, profiles, digits_dir, tmp_path, caplog
+  steps, said, profiles, tmp_path, caplog
 ):
-  loop.train(tiny_job.tiny_config(digits_dir, num_steps=2), tmp_path)
-  with caplog.at_level(logging.WARNING, logger='absl'):
-    loop.train(tiny_job.tiny_config(digits_dir, num_steps=3), tmp_path, steps)
+  with (
+    caplog.at_level(logging.WARNING, logger='absl'),
+    Profiler(tmp_path, steps, start=2, num_steps=4) as profiler,
+  ):
+    for step in (3, 4):
+      with profiler.step(step):
+        pass
   assert re.search(said, caplog.text)
   assert _profiled(tmp_path) == profiles
 

@@ -183,7 +183,7 @@ def test_sound_is_drawn_below_what_is_seen():
   assert seen[0].get_title(loc='left') == '0  95%\nis 2'
 
 
-def test_silence_can_be_drawn():
+def test_silence_can_be_drawn(tmp_path):
   report = ClassReport(())
   outcomes = {
     'label': LABELS, 'rank': RANKS, 'predicted': PREDICTED,
@@ -191,7 +191,7 @@ def test_silence_can_be_drawn():
   }  # fmt: skip
   report.observe(outcomes)
   report.show({'audio': np.zeros((6, 600, 1))}, outcomes)
-  assert report.pictures()['mistakes'].any()
+  assert report.save(tmp_path)['mistakes'].any()
 
 
 def test_mistakes_of_an_earlier_evaluation_are_removed(tmp_path):
@@ -218,7 +218,7 @@ def test_of_tags_the_most_confident_wrong_ones_are_shown():
   assert titles[:3] == ['cat  95%\nis owl', 'owl  80%\nis dog', '']
 
 
-def test_bars_are_the_average_precisions_of_the_tags():
+def test_bars_are_the_average_precisions_of_the_tags(tmp_path):
   report = TagReport(['dog', 'owl', 'cat'])
   scores = np.array([[0.9, 0.1, 0.3], [0.2, 0.6, 0.4], [0.3, 0.9, 0.5]])
   labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
@@ -227,4 +227,4 @@ def test_bars_are_the_average_precisions_of_the_tags():
   names = [label.get_text() for label in axes.get_yticklabels()]
   assert names == ['dog (2)', 'owl (1)']
   assert [bar.get_width() for bar in axes.patches] == [1.0, 0.5]
-  assert report.pictures().keys() == {'classes'}
+  assert report.save(tmp_path).keys() == {'classes'}

@@ -12,9 +12,8 @@ import tiny_job
 from perceiver_jax import count_flops
 from perceiver_jax.data.prefetch import prefetch
 from perceiver_jax.model import Precision
-from perceiver_jax.training import loop, speed
+from perceiver_jax.training import speed
 from perceiver_jax.training.job import make_job
-from perceiver_jax.training.metrics import read_metrics
 from perceiver_jax.training.peak_flops import peak_flops
 from perceiver_jax.training.speed import Speedometer
 
@@ -125,21 +124,3 @@ def test_memory_is_that_of_the_process_and_of_the_fullest_device(monkeypatch):
   resident = psutil.Process().memory_info().rss / 2**30
   assert 0.9 * resident < memory.pop('host_memory_gib') < 50.0
   assert memory == {'device_memory_gib': 2.0, 'peak_device_memory_gib': 4.0}
-
-
-def test_run_writes_its_speed_but_for_the_update_that_compiles(
-  digits_dir, tmp_path
-):
-  loop.train(tiny_job.tiny_config(digits_dir), tmp_path)
-  lines = [
-    line
-    for line in read_metrics(tmp_path / 'metrics.jsonl')
-    if line['split'] == 'speed'
-  ]
-  # Nor have the updates after an evaluation to share its time.
-  assert [line['step'] for line in lines] == [2, 3, 4, 5, 6]
-  for line in lines:
-    assert line['steps_per_sec'] > 0.0
-    assert 0.0 <= line['data_wait_fraction'] <= 1.0
-    assert line['flops_per_sec_per_device'] > 0.0
-    assert line['host_memory_gib'] > 0.0

@@ -226,6 +226,17 @@ def test_metrics_have_their_names_and_the_learning_rate_of_the_step(
   np.testing.assert_allclose(actual, rates, rtol=1e-6)
 
 
+def test_speed_is_that_of_all_updates_but_the_one_that_compiles(uninterrupted):
+  lines = read_metrics(uninterrupted[0] / 'metrics.jsonl')
+  speed = [line for line in lines if line['split'] == 'speed']
+  assert [line['step'] for line in speed] == [2, 3, 4, 5, 6]
+  for line in speed:
+    assert line['steps_per_sec'] > 0.0
+    assert 0.0 <= line['data_wait_fraction'] <= 1.0
+    assert line['flops_per_sec_per_device'] > 0.0
+    assert line['host_memory_gib'] > 0.0
+
+
 def test_killed_run_ends_with_the_same_state(
   uninterrupted, resumed, digits_dir
 ):

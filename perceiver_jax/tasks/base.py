@@ -104,12 +104,10 @@ class Report(Protocol):
     """
     ...
 
-  def pictures(self) -> Mapping[str, UInt8[np.ndarray, 'height width 3']]:
-    """Returns pictures by name."""
-    ...
-
-  def save(self, directory: str | os.PathLike[str]) -> None:
-    """Writes tables, and the pictures as `NAME.png`."""
+  def save(
+    self, directory: str | os.PathLike[str]
+  ) -> Mapping[str, UInt8[np.ndarray, 'height width 3']]:
+    """Writes tables, and pictures as `NAME.png`; returns the latter by name."""
     ...
 
 

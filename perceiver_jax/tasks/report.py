@@ -65,19 +65,16 @@ class ClassReport:
       title = f'{predicted[:22]}  {probability:.0%}\nis {label[:24]}'
       self._mistakes.offer(probability, title, batch, row)
 
-  def pictures(self) -> dict[str, Picture]:
-    """Returns `classes`, and `mistakes` if any were shown."""
-    return _drawn({CLASSES: self._classes(), MISTAKES: self._mistakes.figure()})
-
-  def save(self, directory: str | os.PathLike[str]) -> None:
-    """Writes `per_class.csv` and the pictures."""
+  def save(self, directory: str | os.PathLike[str]) -> dict[str, Picture]:
+    """Writes `per_class.csv`, `classes.png`, and `mistakes.png` if any."""
     rows = []
     for label in sorted(self._counts):
       examples, top_1, top_5 = self._counts[label]
       accuracies = (f'{top / examples:.4f}' for top in (top_1, top_5))
       rows.append([label, _name(self._names, label), examples, *accuracies])
     columns = ['examples', 'top_1', 'top_5']
-    _save(directory, columns, rows, self.pictures())
+    figures = {CLASSES: self._classes(), MISTAKES: self._mistakes.figure()}
+    return _save(directory, columns, rows, figures)
 
   def _classes(self) -> Figure | None:
     """Draws a matrix of confusions, or the worst of many classes."""
@@ -165,18 +162,18 @@ class TagReport:
       title = f'{_name(self._names, tag)[:22]}  {score:.0%}\nis {labels[:24]}'
       self._mistakes.offer(score, title, clips, row)
 
-  def pictures(self) -> dict[str, Picture]:
-    """Returns `classes`, and `mistakes` if any examples were shown."""
-    return _drawn({CLASSES: self._classes(), MISTAKES: self._mistakes.figure()})
+  def save(self, directory: str | os.PathLike[str]) -> dict[str, Picture]:
+    """Writes `per_class.csv`, `classes.png`, and `mistakes.png` if any.
 
-  def save(self, directory: str | os.PathLike[str]) -> None:
-    """Writes `per_class.csv`, a class that cannot be ranked without numbers."""
+    A class that cannot be ranked is without numbers and not drawn.
+    """
     rows = []
     for label, (positives, *values) in enumerate(self._ranking()):
       numbers = ('' if np.isnan(value) else f'{value:.4f}' for value in values)
       rows.append([label, _name(self._names, label), positives, *numbers])
     columns = ['positives', 'average_precision', 'auc']
-    _save(directory, columns, rows, self.pictures())
+    figures = {CLASSES: self._classes(), MISTAKES: self._mistakes.figure()}
+    return _save(directory, columns, rows, figures)
 
   def _ranking(self) -> Iterable[tuple[int, float, float]]:
     ranking = rank_classes(
@@ -231,14 +228,6 @@ class _Examples:
     return drawing.gallery(examples) if examples else None
 
 
-def _drawn(figures: Mapping[str, Figure | None]) -> dict[str, Picture]:
-  return {
-    name: drawing.drawn(figure)
-    for name, figure in figures.items()
-    if figure is not None
-  }
-
-
 def _name(names: Sequence[str], label: int) -> str:
   return names[label] if label < len(names) else str(label)
 
@@ -247,15 +236,15 @@ def _save(
   directory: str | os.PathLike[str],
   columns: Sequence[str],
   rows: Sequence[Sequence[Any]],
-  pictures: Mapping[str, Picture],
-) -> None:
-  """Writes a table with a row a class, and pictures.
+  figures: Mapping[str, Figure | None],
+) -> dict[str, Picture]:
+  """Writes a table with a row a class, and pictures, which it returns.
 
   Args:
     directory: made if it does not exist.
     columns: what is said of a class.
     rows: its number, its name, and what is said of it.
-    pictures: by name; one that is not there any more is removed.
+    figures: by name; the picture of one that is not there any more is removed.
   """
   directory = epath.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
@@ -263,10 +252,13 @@ def _save(
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(['class', 'name', *columns])
     writer.writerows(rows)
-  for name in (CLASSES, MISTAKES):
+  pictures = {}
+  for name, figure in figures.items():
     path = directory / f'{name}.png'
-    if name in pictures:
+    if figure is not None:
+      pictures[name] = drawing.drawn(figure)
       with path.open('wb') as file:
         imsave(file, pictures[name], format='png')
     elif path.exists():
       path.unlink()
+  return pictures

@@ -143,8 +143,8 @@ class Recorder:
     self._write(step, split, metrics)
     if report is not None and self._is_primary:
       try:
-        report.save(self._workdir / EVALUATION_DIR)
-        self._writer.write_pictures(step, split, report.pictures())
+        pictures = report.save(self._workdir / EVALUATION_DIR)
+        self._writer.write_pictures(step, split, pictures)
       except Exception as error:  # Whatever it is, it must not end the run.
         logging.error('The evaluation has no pictures: %s', error)
     self._restart(step)
