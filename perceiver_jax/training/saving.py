@@ -96,6 +96,7 @@ class Saver:
 def _report(step: int, error: BaseException | None) -> None:
   if error is not None:
     logging.error('Saving the state of step %d failed: %s', step, error)
+    logging.info('The error in full, for --verbosity=0:', exc_info=error)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

@@ -220,6 +220,9 @@ class Store:
       read_only=self._read_only,
       # The metadata that it would read may be damaged.
       lightweight_initialize=True,
+      # Otherwise a directory that cannot be made leaves threads that wait for
+      # it for minutes, and with them the end of the run.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
     return ocp.CheckpointManager(
       self._directory, options=options, handler_registry=_handlers()
@@ -289,11 +292,13 @@ def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
   return registry
 
 
-def _is_no_chatter(record: python_logging.LogRecord) -> bool:
-  is_orbax = f'{os.sep}orbax{os.sep}checkpoint{os.sep}' in record.pathname
-  return not is_orbax or record.levelno >= python_logging.ERROR
+def _is_not_of_orbax(record: python_logging.LogRecord) -> bool:
+  return f'{os.sep}orbax{os.sep}checkpoint{os.sep}' not in record.pathname
 
 
 def _quiet_orbax() -> None:
-  """Keeps Orbax's reports of each save and restore out of the log."""
-  python_logging.getLogger('absl').addFilter(_is_no_chatter)
+  """Keeps Orbax's reports of each save and restore out of the log.
+
+  What goes wrong it raises besides, and it is reported in a line.
+  """
+  python_logging.getLogger('absl').addFilter(_is_not_of_orbax)
