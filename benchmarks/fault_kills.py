@@ -95,10 +95,8 @@ def _at_a_step(
   rng: np.random.Generator,
 ) -> None:
   path = run.workdir / METRICS_FILE
-  count = rng.integers(1, config.num_steps, endpoint=True)
-  run.wait_for(
-    lambda: path.exists() and path.read_bytes().count(b'\n') >= count
-  )
+  line = f'"step": {rng.integers(1, config.num_steps, endpoint=True)}, '
+  run.wait_for(lambda: path.exists() and line in path.read_text())
   time.sleep(rng.uniform(0, _DELAY_SECS))
   run.send(number)
 

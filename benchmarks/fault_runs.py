@@ -22,6 +22,7 @@ import numpy as np
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
+from perceiver_jax.training.speed import SPEED_SPLIT
 
 ROOT = pathlib.Path(__file__).parents[1]
 JOB = ROOT / 'benchmarks' / 'faults_job.py'
@@ -190,11 +191,9 @@ def newest_state(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the lines of metrics, without the speed."""
+  """Returns the lines of metrics, without those of speed."""
   lines = read_metrics(workdir / METRICS_FILE)
-  for line in lines:
-    line.pop('examples_per_sec', None)
-  return lines
+  return [line for line in lines if line['split'] != SPEED_SPLIT]
 
 
 def differences(
