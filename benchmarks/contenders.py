@@ -17,6 +17,7 @@ import optax
 import perceiver_jax
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig
 from perceiver_jax.nn.cross_attention import Algorithm
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.weights.huggingface import from_huggingface, to_huggingface
 
 _LEARNING_RATE = 1e-4
@@ -171,6 +172,13 @@ def ours(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
   return OurStep(config, params, batch)
 
 
+def ours_remat(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
+  """Returns this package where memory is short."""
+  config = config.copy()
+  config.self_attend.remat = config.cross_attend.remat = Remat.ALL
+  return OurStep(config, params, batch)
+
+
 def plain(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
   """Returns the published algorithm: nothing is scanned, absorbed or kept."""
   config = config.copy()
@@ -255,6 +263,7 @@ def lucidrains(config: PerceiverConfig, params: Any, batch: Any) -> TorchStep:
 MAKERS = {
   'plain': plain,
   'ours': ours,
+  'ours_remat': ours_remat,
   'huggingface': huggingface,
   'lucidrains': lucidrains,
 }

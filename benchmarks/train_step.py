@@ -8,6 +8,8 @@ dropout. The contenders run in this one process on all cores, in turns:
 - `plain`: the published algorithm in this package: every layer written out,
   keys and values of all inputs built for each cross-attend;
 - `ours`: what this package does by itself;
+- `ours_remat`: the same, which stores the inputs of each block alone and
+  computes the rest again in the backward pass;
 - `huggingface`: the same model and weights in PyTorch (Perceiver IO only);
 - `lucidrains`: the nearest that `perceiver-pytorch` has (original Perceiver
   only): gated MLPs four times as wide, so its numbers are others.
@@ -228,7 +230,7 @@ def main() -> None:
     contenders = [
       contender
       for contender in options.contenders
-      if contender in ('plain', 'ours', peer)
+      if contender in ('plain', 'ours', 'ours_remat', peer)
     ]
     config = model_config(name, options.num_blocks, options.num_latents)
     rows += compare(name, contenders, config, batch, options.repeats)

@@ -28,6 +28,7 @@ debug, two steps of a tiny model, after imagenet_perceiver_io.py:debug and with
 
 from perceiver_jax import presets
 from perceiver_jax.data.imagenet import ImageNetData
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.classification import ClassificationTask
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.config import TrainConfig
@@ -70,7 +71,7 @@ def get_config(variant: str = '') -> TrainConfig:
     num_epochs=20.0,
     evaluate_every_steps=1000,
   )
-  config.model.self_attend.remat = config.model.cross_attend.remat = True
+  config.model.self_attend.remat = config.model.cross_attend.remat = Remat.ALL
   if variant == 'learned':
     config.model.inputs.positions.grid = _SIZE
   if variant == 'debug':

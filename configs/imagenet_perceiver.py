@@ -32,6 +32,7 @@ Expected top-1, from the paper; NOT YET RUN at full scale with this code:
 from perceiver_jax import presets
 from perceiver_jax.data.imagenet import ImageNetData
 from perceiver_jax.model import Placement
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.classification import ClassificationTask
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.config import TrainConfig
@@ -88,7 +89,7 @@ def get_config(variant: str = '') -> TrainConfig:
       raise ValueError(
         f'the variant must be one of {VARIANTS}, got {variant!r}.'
       )
-  config.model.self_attend.remat = config.model.cross_attend.remat = True
+  config.model.self_attend.remat = config.model.cross_attend.remat = Remat.ALL
   return config
 
 

@@ -31,6 +31,7 @@ Expected top-1, from the paper; NOT YET RUN at full scale with this code:
 
 from perceiver_jax import presets
 from perceiver_jax.data.imagenet import ImageNetData
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.classification import ClassificationTask
 from perceiver_jax.tasks.mixing import Mixing
 from perceiver_jax.training.checkpoint import CheckpointConfig
@@ -72,7 +73,7 @@ def get_config(variant: str = '') -> TrainConfig:
     num_epochs=110.0,
     evaluate_every_steps=5000,
   )
-  config.model.self_attend.remat = config.model.cross_attend.remat = True
+  config.model.self_attend.remat = config.model.cross_attend.remat = Remat.ALL
   if is_debug:
     _shrink(config)
   return config

@@ -10,6 +10,7 @@ from perceiver_jax.arrays import InputMask, Params, QueryMask, State
 from perceiver_jax.build import build_with_state
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig
 from perceiver_jax.nn.cross_attention import CrossAttention
+from perceiver_jax.nn.repeat import Remat
 
 
 class AttentionMaps(NamedTuple):
@@ -108,7 +109,7 @@ def _without_loops(config: PerceiverConfig) -> PerceiverConfig:
   """
   config = config.copy()
   config.unroll = config.unroll or config.reads_inputs_again
-  config.cross_attend.remat = False
+  config.cross_attend.remat = Remat.NONE
   if isinstance(config.decoder, AttentionDecoder):
-    config.decoder.cross_attend.remat = False
+    config.decoder.cross_attend.remat = Remat.NONE
   return config

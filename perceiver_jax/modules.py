@@ -16,7 +16,7 @@ from perceiver_jax.modalities.base import OutputModality, check_mask
 from perceiver_jax.model import AverageDecoder, PerceiverConfig, Placement
 from perceiver_jax.nn.cross_attention import PreparedInputs
 from perceiver_jax.nn.positions import learned_positions
-from perceiver_jax.nn.repeat import Block, repeat, stack
+from perceiver_jax.nn.repeat import Block, Remat, repeat, stack
 from perceiver_jax.nn.tokens import Tokens
 
 
@@ -90,7 +90,7 @@ class Processor(hk.Module):
     inputs = self._prepared(tokens)
     shared_cross, crosses = self._cross_attend_params(latents, inputs)
     if shared_cross is not None:
-      project = Block(config.cross_attend.project, remat=False)
+      project = Block(config.cross_attend.project, remat=Remat.NONE)
       inputs = project(shared_cross, None, inputs, is_training=is_training)
     shared_block, blocks = self._block_params(latents)
     group = config.blocks_per_cross_attend
@@ -167,11 +167,12 @@ class Processor(hk.Module):
 
   @hk.transparent
   def _layers(self, prefix: str, latents: Latents) -> Any:
-    return self._stack(
+    return stack(
       [
         self._self_attend.parameters(f'{prefix}_{i}', latents)
         for i in range(self._config.num_self_attends_per_block)
-      ]
+      ],
+      unroll=self._unrolls_layers,
     )
 
   @hk.transparent
@@ -184,7 +185,20 @@ class Processor(hk.Module):
       return self._self_attend(params, rng, latents, is_training=is_training)
 
     length = self._config.num_self_attends_per_block
-    return self._repeat(layer, latents, layers, rng, length)
+    return repeat(
+      layer, latents, layers, rng, length=length, unroll=self._unrolls_layers
+    )
+
+  @property
+  def _unrolls_layers(self) -> bool:
+    """Whether the layers of a block are written out, not scanned.
+
+    Those of a block that is itself repeated: the program is one block long
+    however deep the model is, and neither parameters nor gradients are stacked,
+    which costs more than the block's activations.
+    """
+    config = self._config
+    return config.unroll or (config.share_blocks and config.num_blocks > 1)
 
   def _stack(self, layers: list[Any]) -> Any:
     return stack(layers, unroll=self._config.unroll)

@@ -20,6 +20,7 @@ from perceiver_jax.model import (
 )
 from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
 from perceiver_jax.nn.cross_attention import Algorithm
+from perceiver_jax.nn.repeat import Remat
 
 _HEADS = 2
 
@@ -204,7 +205,7 @@ def test_latents_can_be_chosen_without_changing_the_rest():
         'cross_attend_placement': Placement.START,
         'share_cross_attends': False,
         'share_blocks': False,
-        'cross_attend': CrossAttendConfig(remat=True),
+        'cross_attend': CrossAttendConfig(remat=Remat.ALL),
       },
       3,
     ),

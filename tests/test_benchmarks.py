@@ -32,9 +32,11 @@ def test_training_steps_of_all_contenders_are_those_of_the_plain_one(tmp_path):
   assert [(row['model'], row['contender']) for row in rows] == [
     ('perceiver', 'plain'),
     ('perceiver', 'ours'),
+    ('perceiver', 'ours_remat'),
     ('perceiver', 'lucidrains'),
     ('perceiver_io', 'plain'),
     ('perceiver_io', 'ours'),
+    ('perceiver_io', 'ours_remat'),
     ('perceiver_io', 'huggingface'),
   ]
   for row in rows:

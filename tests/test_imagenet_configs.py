@@ -12,6 +12,7 @@ import perceiver_jax
 from perceiver_jax import presets
 from perceiver_jax.data.randaugment import RandAugment
 from perceiver_jax.model import Precision
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.mixing import Mixing
 from perceiver_jax.training import loop
 from perceiver_jax.training.dry_run import dry_run
@@ -72,8 +73,8 @@ def test_rows_of_table_6_have_their_size(placement, count, flops, params):
 )
 def test_model_is_the_published_one_and_fits_a_device(file, variant, preset):
   model = config_files.load(f'imagenet_{file}').get_config(variant).model
-  assert model.self_attend.remat and model.cross_attend.remat
-  model.self_attend.remat = model.cross_attend.remat = False
+  assert model.self_attend.remat is model.cross_attend.remat is Remat.ALL
+  model.self_attend.remat = model.cross_attend.remat = Remat.NONE
   assert model == preset
 
 

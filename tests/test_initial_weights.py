@@ -11,6 +11,7 @@ from perceiver_jax.modalities.image import LearnedPositions
 from perceiver_jax.model import Precision
 from perceiver_jax.nn.blocks import Gelu
 from perceiver_jax.nn.cross_attention import Algorithm
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.training import initial_weights, loop
 from perceiver_jax.training.dry_run import dry_run
 from perceiver_jax.training.initial_weights import InitialWeights, load_weights
@@ -170,7 +171,7 @@ def test_weights_fit_a_model_that_computes_the_same_in_another_way(
   changes = {
     'precision': Precision.BFLOAT16,
     'unroll': True,
-    'self_attend.remat': True,
+    'self_attend.remat': Remat.ALL,
     'self_attend.dropout_prob': 0.1,
     'cross_attend.algorithm': Algorithm.PLAIN,
     'latent_init_scale': 1.0,
@@ -234,7 +235,7 @@ def test_run_is_evaluated_in_other_ways_to_compute_the_same(run, digits_dir):
   workdir, metrics = run
   config = tiny_job.tiny_config(digits_dir)
   config.model.precision = Precision.BFLOAT16
-  config.model.self_attend.remat = True
+  config.model.self_attend.remat = Remat.ALL
   evaluated = loop.evaluate(config, workdir)
   assert evaluated['loss'] != metrics['loss']
   assert evaluated['loss'] == pytest.approx(metrics['loss'], rel=0.02)

@@ -30,6 +30,7 @@ from perceiver_jax.model import (
   Precision,
 )
 from perceiver_jax.nn.blocks import CrossAttendConfig, Gelu, SelfAttendConfig
+from perceiver_jax.nn.repeat import Remat
 
 SIZE = 8
 
@@ -220,19 +221,38 @@ def test_gradients_are_finite_and_the_same_with_remat(name):
       )
       return jnp.mean(outputs**2)
 
-    assert ('remat' in str(jax.make_jaxpr(loss)(params))) == remat
+    is_remat = 'remat' in str(jax.make_jaxpr(loss)(params))
+    assert is_remat == (remat is not Remat.NONE)
     return jax.jit(jax.grad(loss))(params)
 
-  grads = gradient(remat=False)
+  grads = gradient(Remat.NONE)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert np.all(np.isfinite(grad)), path
     # Softmax does not see a shift of all keys.
     is_key_bias = 'key' in str(path[0]) and path[-1].key == 'b'
     assert is_key_bias or np.any(grad != 0), path
-  for actual, expected in zip(
-    *map(jax.tree.leaves, (gradient(remat=True), grads)), strict=True
-  ):
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+  for remat in (Remat.CHEAP, Remat.ALL):
+    for actual, expected in zip(
+      *map(jax.tree.leaves, (gradient(remat), grads)), strict=True
+    ):
+      np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_more_is_recomputed_the_less_is_stored():
+  def stored(remat):
+    config = _config(num_latents=64, num_blocks=8)
+    config.self_attend.remat = remat
+    perceiver = perceiver_jax.build(config)
+    shapes = jax.eval_shape(perceiver.init, jax.random.key(0), _images())
+
+    def loss(params):
+      return jnp.mean(perceiver.apply(params, None, _images()) ** 2)
+
+    step = jax.jit(jax.grad(loss)).lower(shapes).compile()
+    return step.memory_analysis().temp_size_in_bytes
+
+  nothing, cheap, all_of_it = map(stored, Remat)
+  assert all_of_it < cheap < nothing
 
 
 @every_config
@@ -532,6 +552,8 @@ def test_compile_input_is_small_whatever_the_depth():
 
   # Traced only: nothing here is compiled.
   assert jaxpr_lines(2) == jaxpr_lines(16)
+  layers = 'num_self_attends_per_block'
+  assert jaxpr_lines(1, **{layers: 2}) == jaxpr_lines(1, **{layers: 9})
   assert jaxpr_lines(2, share_blocks=False) == jaxpr_lines(
     16, share_blocks=False
   )

@@ -17,6 +17,7 @@ from perceiver_jax.modalities.multimodal import (
   MultimodalOutput,
 )
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig, Precision
+from perceiver_jax.nn.repeat import Remat
 
 # Together they have every modality, see the first test. Without `slow`, what
 # they hold is what other presets are made of.
@@ -228,9 +229,9 @@ def test_vmap_over_examples_equals_a_batch(name):
 def test_recomputed_layers_have_the_same_numbers(name):
   model = _model(name)
   config = model.config.copy()
-  config.self_attend.remat = config.cross_attend.remat = True
+  config.self_attend.remat = config.cross_attend.remat = Remat.ALL
   if isinstance(config.decoder, AttentionDecoder):
-    config.decoder.cross_attend.remat = True
+    config.decoder.cross_attend.remat = Remat.ALL
   arrays = model.params, model.state, model.inputs, model.mask
   traced = jax.jit(_run(config), compiler_options=_FAST_COMPILATION).trace(
     *arrays

@@ -23,6 +23,7 @@ from perceiver_jax.nn.cross_attention import (
   PreparedInputs,
   prepare,
 )
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.nn.tokens import Tokens
 
 
@@ -45,7 +46,7 @@ class AttendConfig(Config):
     dropout_prob: dropout after the attention and after the MLP.
     attention_dropout_prob: dropout of attention weights.
     gelu: the published models were trained with the tanh approximation.
-    remat: recompute the block in the backward pass instead of storing it.
+    remat: what of the block the backward pass computes again.
   """
 
   num_heads: int = 1
@@ -55,7 +56,7 @@ class AttendConfig(Config):
   dropout_prob: float = 0.0
   attention_dropout_prob: float = 0.0
   gelu: Gelu = Gelu.TANH
-  remat: bool = False
+  remat: Remat = Remat.NONE
 
   def validate(self) -> None:
     super().validate()

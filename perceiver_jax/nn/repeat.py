@@ -7,6 +7,7 @@ and compile does not grow with depth. Parameters stay separate arrays with
 stable names, one set a layer, whichever way the layers run.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,16 +19,38 @@ from jaxtyping import Array
 from perceiver_jax.arrays import Params, Rng
 
 
+class Remat(enum.Enum):
+  """What of a block the backward pass computes again instead of storing it.
+
+  Attributes:
+    NONE: nothing; the fastest where memory suffices.
+    CHEAP: norms, activation functions and attention weights; stored are the
+      block's inputs and all products with weights.
+    ALL: the block, from its inputs: the least memory, for a forward pass more.
+  """
+
+  NONE = enum.auto()
+  CHEAP = enum.auto()
+  ALL = enum.auto()
+
+
+# A product with weights has no batch axes: linear layers see rows.
+_POLICIES = {
+  Remat.CHEAP: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  Remat.ALL: jax.checkpoint_policies.nothing_saveable,
+}
+
+
 class Block:
   """A Haiku function as a pure function whose parameters live in this scope.
 
   Args:
     function: creates Haiku modules in the current scope and applies them to
       arrays, with the keyword `is_training`.
-    remat: recompute the block in the backward pass instead of storing it.
+    remat: what the backward pass computes again.
   """
 
-  def __init__(self, function: Callable[..., Any], *, remat: bool):
+  def __init__(self, function: Callable[..., Any], *, remat: Remat):
     self._transformed = hk.transform(function)
     self._remat = remat
 
@@ -58,9 +81,9 @@ class Block:
         params, rng, *arrays, is_training=is_training
       )
 
-    return (jax.checkpoint(apply) if self._remat else apply)(
-      params, rng, *arrays
-    )
+    if self._remat is not Remat.NONE:
+      apply = jax.checkpoint(apply, policy=_POLICIES[self._remat])
+    return apply(params, rng, *arrays)
 
 
 def stack(layers: Sequence[Any], *, unroll: bool) -> Any:
