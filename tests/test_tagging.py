@@ -1,11 +1,10 @@
 """Tagging: loss and scores by hand, and an evaluation on many devices."""
 
-import os
-import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import many_processes
 import numpy as np
 import pytest
 import tiny_tagging
@@ -144,27 +143,27 @@ def test_colours_are_normalised_each_by_its_mean_and_deviation():
   )
 
 
-@pytest.fixture(scope='module', params=[1, 8])
+# Processes, and devices of each.
+@pytest.fixture(scope='module', params=[(1, 1), (1, 8), (2, 4)])
 def evaluated(request, tmp_path_factory):
-  """What an evaluation on so many devices gave."""
-  path = tmp_path_factory.mktemp('evaluated') / 'metrics.npz'
-  flag = f'--xla_force_host_platform_device_count={request.param}'
-  ended = subprocess.run(
-    [sys.executable, tiny_tagging.__file__, path],
-    env=os.environ
-    | {
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flag}',
-    },
-    capture_output=True,
-    text=True,
-    timeout=170,
-    check=False,
+  """What an evaluation on so many devices gave, in every process."""
+  num_processes, num_devices = request.param
+  directory = tmp_path_factory.mktemp('evaluated')
+  for ended in many_processes.run(
+    [sys.executable, tiny_tagging.__file__, str(directory)],
+    num_processes=num_processes,
+    num_devices=num_devices,
+  ):
+    assert ended.returncode == 0, ended.stderr
+  first, *others = (
+    dict(np.load(directory / f'{index}.npz')) for index in range(num_processes)
   )
-  assert ended.returncode == 0, ended.stderr
-  found = dict(np.load(path))
-  assert found['devices'] == request.param
-  return found
+  assert first['devices'] == num_processes * num_devices
+  for other in others:
+    assert other.keys() == first.keys()
+    for name, array in first.items():
+      np.testing.assert_array_equal(other[name], array)
+  return first
 
 
 @pytest.fixture(scope='module')

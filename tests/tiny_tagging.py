@@ -1,12 +1,16 @@
 """An evaluation of tags in seconds, on devices of its own.
 
-python tests/tiny_tagging.py FILE.npz
+python tests/tiny_tagging.py DIRECTORY
+
+leaves what each process found in DIRECTORY/0.npz and so on; flags as those of
+`train.py` make it one of many.
 """
 
 import sys
 
 import jax
 import numpy as np
+from absl import flags
 
 from perceiver_jax.data.base import DataConfig
 from perceiver_jax.modalities.audio import AudioInput
@@ -18,6 +22,7 @@ from perceiver_jax.modalities.video import VideoInput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import SelfAttendConfig
 from perceiver_jax.tasks.tagging import TaggingTask
+from perceiver_jax.training import distributed
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.evaluation import make_evaluator
@@ -112,4 +117,9 @@ def evaluated() -> dict[str, np.ndarray]:
 
 if __name__ == '__main__':
   set_cpu_flags()
-  np.savez(sys.argv[1], **evaluated(), devices=jax.device_count())
+  flag_values = flags.FlagValues()
+  distributed.define_flags(flag_values)
+  _, directory = flag_values(sys.argv)
+  distributed.join(flag_values)
+  path = f'{directory}/{jax.process_index()}.npz'
+  np.savez(path, **evaluated(), devices=jax.device_count())
