@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_job
+from poisoned import PoisonedTask
 
 from perceiver_jax.data.base import train_example_indices
 from perceiver_jax.modalities.image import ConvEmbedding
@@ -23,31 +24,6 @@ from perceiver_jax.training.metrics import read_metrics
 from perceiver_jax.training.watch import WatchConfig, init_watch, watch
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
-
-
-class PoisonedTask(ClassificationTask):
-  """Has a loss, or a gradient, of NaN for batches with a pixel of 255.
-
-  Attributes:
-    has_finite_loss: whether it is the gradient alone.
-  """
-
-  has_finite_loss: bool = False
-
-  def make(self, model):
-    task = super().make(model)
-
-    def loss(params, state, rng, batch):
-      value, (state, metrics) = task.loss(params, state, rng, batch)
-      is_poisoned = jnp.any(batch['image'] == 255)
-      if self.has_finite_loss:
-        # The root has an infinite slope at 0, and 0 times that is NaN.
-        value *= jnp.sqrt(jnp.where(is_poisoned, 0.0 * value, 1.0))
-      else:
-        value = jnp.where(is_poisoned, jnp.nan, value)
-      return value, (state, metrics)
-
-    return task._replace(loss=loss)
 
 
 def _poisonable(digits_dir, **fields):

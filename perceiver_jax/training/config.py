@@ -37,6 +37,9 @@ class TrainConfig(Config):
       what evaluations use then (after `t` updates it decays by at most
       `(1 + t) / (10 + t)`; running statistics of batch norm are those of the
       parameters themselves); None: the parameters are evaluated.
+    shard_optimizer_state: whether the devices divide the state of the
+      optimizer, and the running mean of the parameters, instead of keeping a
+      copy each: less memory for a longer exchange. The numbers are the same.
     log_every_steps: updates between two lines of training metrics.
     log_norms_by_module: whether those have the norms of the gradient and of
       the update of every module.
@@ -65,6 +68,7 @@ class TrainConfig(Config):
   watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
   loss_scaling: LossScaling | None = None
   ema_decay: float | None = None
+  shard_optimizer_state: bool = False
   log_every_steps: int = 50
   log_norms_by_module: bool = False
   log_histograms_every_steps: int | None = None

@@ -37,7 +37,7 @@ def dry_run(config: TrainConfig) -> str:
   job = make_job(config)
   if config.initial_weights is not None:
     config.initial_weights.check_path()
-  state = abstract_state(job)
+  state = jax.tree.map(_on_a_device, abstract_state(job))
   _trace_steps(job, state)
   num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   num_examples = config.data.num_train_examples
@@ -74,6 +74,12 @@ def _trace_steps(job: Job, state: TrainState) -> None:
   mask = jax.ShapeDtypeStruct((examples,), jnp.bool_)
   _trace(train_step(job), state, job.device_batch)
   _trace(make_eval_step(job.task), state, job.device_batch | {'mask': mask})
+
+
+def _on_a_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+  """Returns what one device holds of an array, which may be a share."""
+  shape = leaf.sharding.shard_shape(leaf.shape)
+  return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def _activations(job: Job, state: TrainState) -> int:

@@ -71,7 +71,7 @@ class InitialWeights(Config):
     """Returns the first state of a run with the weights in it.
 
     Args:
-      state: the state with random weights.
+      state: the state with random weights, as a checkpoint holds it.
       model: the model of the run.
 
     Raises:
@@ -98,7 +98,11 @@ class InitialWeights(Config):
     }
     params, model_state = flat.unflatten(random | placed)
     # A copy, because an update is given the memory of each.
-    ema_params = jax.tree.map(jnp.copy, params) if state.ema_params else {}
+    ema_params = jax.tree.map(
+      lambda new, old: jax.device_put(jnp.copy(new), old.sharding),
+      params if state.ema_params else {},
+      state.ema_params,
+    )
     return state._replace(
       params=params, model_state=model_state, ema_params=ema_params
     )

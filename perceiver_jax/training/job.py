@@ -1,5 +1,6 @@
 """From the config of a job to the functions that run it."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -85,7 +86,9 @@ def make_job(config: TrainConfig, *, is_training: bool = True) -> Job:
     for name, array in spec.items()
   }
   config.checkpoint.validate_metrics(_metric_names(task, device_batch))
-  optimizer = config.optimizer.make(schedule)
+  optimizer = config.optimizer.make(
+    schedule, shard_state=config.shard_optimizer_state
+  )
   job = Job(config, num_steps, task, optimizer, schedule, device_batch)
   if is_training:
     loss_batch(job)  # Augmentation checks what it gets.
@@ -142,32 +145,37 @@ def _metric_names(task: Task, device_batch: Batch) -> list[str]:
 
 def first_state(job: Job) -> TrainState:
   """Returns the state before the first update, on every device."""
-
-  def init(rng: jax.Array) -> TrainState:
-    batch = {
-      name: jnp.zeros(array.shape, array.dtype)
-      for name, array in job.device_batch.items()
-    }
-    return init_state(
-      rng,
-      job.task,
-      job.optimizer,
-      batch,
-      has_ema=job.config.ema_decay is not None,
-      loss_scaling=job.config.loss_scaling,
-    )
-
   # Compiled as a whole, so that it is born where the steps expect it.
-  init = jax.jit(init, out_shardings=parallel.replicated())
-  return init(jax.random.key(job.config.seed))
+  places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(job))
+  init = jax.jit(functools.partial(_init, job), out_shardings=places)
+  return parallel.as_local(init())
 
 
 def abstract_state(job: Job) -> TrainState:
   """Returns shapes, dtypes and places of the state as a checkpoint holds it."""
-  place = parallel.replicated_globally()
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-    jax.eval_shape(lambda: first_state(job)),
+  state = jax.eval_shape(functools.partial(_init, job))
+  placed = parallel.placed_globally(state)
+  if not job.config.shard_optimizer_state:
+    return placed
+  divided = parallel.placed_globally(state, is_divided=True)
+  return placed._replace(
+    optimizer_state=divided.optimizer_state, ema_params=divided.ema_params
+  )
+
+
+def _init(job: Job) -> TrainState:
+  """Returns the first state in plain shapes, to be compiled."""
+  batch = {
+    name: jnp.zeros(array.shape, array.dtype)
+    for name, array in job.device_batch.items()
+  }
+  return init_state(
+    jax.random.key(job.config.seed),
+    job.task,
+    job.optimizer,
+    batch,
+    has_ema=job.config.ema_decay is not None,
+    loss_scaling=job.config.loss_scaling,
   )
 
 

@@ -198,7 +198,10 @@ def _run(
 def _first_state(job: Job) -> TrainState:
   """Returns the state before the first update, with weights if there are."""
   state, weights = first_state(job), job.config.initial_weights
-  return weights.load_into(state, job.config.model) if weights else state
+  if weights is None:
+    return state
+  state = weights.load_into(parallel.as_global(state), job.config.model)
+  return parallel.as_local(state)
 
 
 def _restore(

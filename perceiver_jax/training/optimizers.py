@@ -14,6 +14,7 @@ import optax
 
 from perceiver_jax.config import Config
 from perceiver_jax.training.schedules import Schedule
+from perceiver_jax.training.sharding import shared
 
 _NEVER_DECAYED = frozenset({'b', 'scale', 'offset'})
 
@@ -64,11 +65,15 @@ class Optimizer(Config):
         f'{self.max_grad_norm}.'
       )
 
-  def make(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+  def make(
+    self, schedule: optax.Schedule, *, shard_state: bool = False
+  ) -> optax.GradientTransformation:
     """Returns the transformation; its `update` needs the parameters.
 
     Args:
       schedule: the learning rate by step, as `self.schedule.make` returns it.
+      shard_state: whether `update` gets and returns one device's share of the
+        state; see `perceiver_jax.training.sharding`.
 
     Raises:
       ValueError: a field is out of range.
@@ -108,8 +113,9 @@ class _Adam(Optimizer):
     if not 0.0 < self.eps < math.inf:
       raise ValueError(f'{name}.eps must be positive, got {self.eps}.')
 
-  def _direction(self) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+  def _direction(self, shard_state: bool) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+    return shared(adam) if shard_state else adam
 
 
 class Lamb(_Adam):
@@ -123,11 +129,13 @@ class Lamb(_Adam):
 
   eps: float = 1e-6
 
-  def make(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+  def make(
+    self, schedule: optax.Schedule, *, shard_state: bool = False
+  ) -> optax.GradientTransformation:
     self.validate()
     return optax.chain(
       self._clip(),
-      self._direction(),
+      self._direction(shard_state),
       self._decay(),
       optax.scale_by_trust_ratio(),
       optax.scale_by_learning_rate(schedule),
@@ -142,11 +150,13 @@ class AdamW(_Adam):
   Source: Loshchilov and Hutter (arXiv 1711.05101).
   """
 
-  def make(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+  def make(
+    self, schedule: optax.Schedule, *, shard_state: bool = False
+  ) -> optax.GradientTransformation:
     self.validate()
     return optax.chain(
       self._clip(),
-      self._direction(),
+      self._direction(shard_state),
       self._decay(),
       optax.scale_by_learning_rate(schedule),
     )
@@ -170,12 +180,15 @@ class Sgd(Optimizer):
     super().validate()
     _check_decay_rate('Sgd.momentum', self.momentum)
 
-  def make(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+  def make(
+    self, schedule: optax.Schedule, *, shard_state: bool = False
+  ) -> optax.GradientTransformation:
     self.validate()
+    momentum = optax.trace(self.momentum, nesterov=self.use_nesterov)
     return optax.chain(
       self._clip(),
       self._decay(),
-      optax.trace(self.momentum, nesterov=self.use_nesterov),
+      shared(momentum) if shard_state else momentum,
       optax.scale_by_learning_rate(schedule),
     )
 

@@ -9,6 +9,7 @@ import optax
 from perceiver_jax.arrays import Params, Rng, State
 from perceiver_jax.tasks.base import Batch, Task
 from perceiver_jax.training.loss_scaling import LossScale, LossScaling
+from perceiver_jax.training.sharding import unshare
 from perceiver_jax.training.watch import WatchState, init_watch
 
 
@@ -35,8 +36,13 @@ class TrainState(NamedTuple):
 
   @property
   def evaluated_params(self) -> Params:
-    """The parameters that are evaluated and used: the mean, if it is kept."""
-    return self.ema_params or self.params
+    """The parameters that are evaluated and used: the mean, if it is kept.
+
+    For per-device functions, because each device may have a share of the mean.
+    """
+    if not self.ema_params:
+      return self.params
+    return unshare(self.ema_params, like=self.params)
 
 
 def init_state(

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from perceiver_jax.arrays import DEVICE_AXIS, AnyArray, Params, Rng, State
 from perceiver_jax.tasks.base import Batch, Outcomes, Task, mean_metrics
 from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training.sharding import share
 from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.watch import watch
 
@@ -43,8 +44,9 @@ def make_train_step(
     schedule: the learning rate, to report it.
 
   Returns:
-    A function of the state, the same on every device, and this device's share
-    of the batch. It returns the new state and metrics over the whole batch.
+    A function of the state, the same on every device but for what is divided
+    among them, and this device's share of the batch. It returns the new state
+    and metrics over the whole batch.
   """
   gradients = make_gradients(config, task)
 
@@ -64,7 +66,7 @@ def make_train_step(
       params=params,
       model_state=model_state,
       optimizer_state=optimizer_state,
-      ema_params=_averaged(config.ema_decay, state, params),
+      ema_params=_averaged(config, state, params),
     )
     state = jax.tree.map(
       lambda new, old: jnp.where(is_finite, new, old), updated, state
@@ -214,13 +216,15 @@ def _mean_over_devices(tree: Any) -> Any:
   )
 
 
-def _averaged(decay: float | None, state: TrainState, params: Params) -> Params:
+def _averaged(config: TrainConfig, state: TrainState, params: Params) -> Params:
   """Returns the running mean of the parameters, {} if none is kept."""
-  if decay is None:
+  if config.ema_decay is None:
     return {}
+  if config.shard_optimizer_state:
+    params = share(params)
   # It forgets the initial parameters faster than by 1 / (1 - decay) updates.
   count = state.step - state.watch.num_skipped
-  decay = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+  decay = jnp.minimum(config.ema_decay, (1.0 + count) / (10.0 + count))
   return optax.incremental_update(params, state.ema_params, 1.0 - decay)
 
 
