@@ -1,6 +1,11 @@
-"""What a job would do, without doing it: checks and a summary in seconds."""
+"""What a job would do, without doing it: checks and a summary in seconds.
+
+Compiling the update as well takes minutes for a large model, so that it is done
+only where it is asked for.
+"""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +14,7 @@ import jax.numpy as jnp
 
 from perceiver_jax.arrays import DEVICE_AXIS
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training import parallel
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.job import (
   Job,
@@ -22,7 +28,7 @@ from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.step import make_eval_step
 
 
-def dry_run(config: TrainConfig) -> str:
+def dry_run(config: TrainConfig, *, compiles: bool = False) -> str:
   """Traces a whole job and returns a summary of it for people.
 
   Every check of a real run is made: the config, the data set, the shapes of
@@ -30,14 +36,18 @@ def dry_run(config: TrainConfig) -> str:
 
   Args:
     config: the job; frozen by this.
+    compiles: whether to compile the update for the devices at hand too, and
+      tell what memory it takes there; in a single process only.
 
   Raises:
-    ValueError: the job could not run.
+    ValueError: the job could not run, or there are several processes to
+      compile for.
   """
   job = make_job(config)
   if config.initial_weights is not None:
     config.initial_weights.check_path()
-  state = jax.tree.map(_on_a_device, abstract_state(job))
+  saved = abstract_state(job)
+  state = jax.tree.map(_on_a_device, saved)
   _trace_steps(job, state)
   num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   num_examples = config.data.num_train_examples
@@ -55,6 +65,8 @@ def dry_run(config: TrainConfig) -> str:
     'steps': f'{job.num_steps:,} '
     f'({job.num_steps * config.data.batch_size / num_examples:.1f} epochs)',
   }
+  if compiles:
+    lines |= _compiled_lines(job, saved)
   width = max(map(len, lines))
   return '\n'.join(f'{name:<{width}}  {text}' for name, text in lines.items())
 
@@ -107,6 +119,55 @@ def _activations(job: Job, state: TrainState) -> int:
     return _num_bytes(_trace(backward, state.params, state.model_state, batch))
 
   return residuals(2) - residuals(1)
+
+
+def compiled_bytes(
+  update: parallel.ParallelStep, state: Any, batch: Batch
+) -> dict[str, int] | None:
+  """Compiles an update and returns the bytes that a device needs for it.
+
+  Args:
+    update: what is compiled.
+    state: its shapes, with the shardings of arrays.
+    batch: its shapes, with a leading axis of devices.
+
+  Returns:
+    The bytes by what they are for; None if this kind of device does not tell.
+  """
+  memory = update.lower(state, batch).compile().memory_analysis()
+  if memory is None:
+    return None
+  in_place = memory.alias_size_in_bytes
+  return {
+    'arguments': memory.argument_size_in_bytes,
+    'results in new memory': memory.output_size_in_bytes - in_place,
+    'temporaries': memory.temp_size_in_bytes,
+    'program': memory.generated_code_size_in_bytes,
+  }
+
+
+def _compiled_lines(job: Job, saved: TrainState) -> dict[str, str]:
+  """Compiles the update of a job and says what memory a device needs for it."""
+  if jax.process_count() > 1:
+    raise ValueError(
+      'a dry run that compiles must be of one process, got '
+      f'{jax.process_count()}.'
+    )
+  batch = {
+    name: jax.ShapeDtypeStruct((jax.device_count(), *a.shape), a.dtype)
+    for name, a in job.device_batch.items()
+  }
+  start = time.monotonic()
+  update = parallel.parallel_train_step(train_step(job))
+  sizes = compiled_bytes(update, parallel.described_locally(saved), batch)
+  seconds = time.monotonic() - start
+  name = 'compiled update per device'
+  if sizes is None:
+    return {name: f'not known here; compiled in {seconds:.1f} s'}
+  return {
+    name: f'{_mebibytes(sum(sizes.values()))}; compiled in {seconds:.1f} s',
+    **{f'- {part}': _mebibytes(size) for part, size in sizes.items()},
+  }
 
 
 def _trace(function: Callable[..., Any], *args: Any) -> Any:
