@@ -35,6 +35,14 @@ _MODE = flags.DEFINE_enum(
   'dry_run: check and trace everything, compute nothing, print a summary.',
 )
 _PROFILE = command_line.define_profile_steps()
+_DEBUG_NANS = flags.DEFINE_bool(
+  'debug_nans',
+  False,
+  'End at the first update that is not finite, and say what made it so.',
+)
+_COMPILE = flags.DEFINE_bool(
+  'compile', False, 'Compile in a dry run, and print what memory is needed.'
+)
 distributed.define_flags()
 
 
@@ -56,7 +64,12 @@ def _run(arguments: Sequence[str]) -> str:
   """Returns a summary or a line of JSON; of many processes, one speaks."""
   if arguments:
     raise ValueError(f'every argument must be a flag, got {arguments}.')
-  for flag, mode in ((_CHECKPOINT, 'eval'), (_PROFILE, 'train')):
+  for flag, mode in (
+    (_CHECKPOINT, 'eval'),
+    (_PROFILE, 'train'),
+    (_DEBUG_NANS, 'train'),
+    (_COMPILE, 'dry_run'),
+  ):
     if flag.value and _MODE.value != mode:
       raise ValueError(
         f'--{flag.name} must come with --mode={mode}, got {_MODE.value}.'
@@ -74,9 +87,12 @@ def _run(arguments: Sequence[str]) -> str:
   from perceiver_jax.training import dry_run, loop, metrics, processes
 
   if _MODE.value == 'dry_run':
-    said = f'{dry_run.dry_run(_CONFIG.value)}\n'
+    said = f'{dry_run.dry_run(_CONFIG.value, compiles=_COMPILE.value)}\n'
   elif _MODE.value == 'train':
-    said = metrics.json_line(loop.train(_CONFIG.value, where, _PROFILE.value))
+    trained = loop.train(
+      _CONFIG.value, where, _PROFILE.value, debug_nans=_DEBUG_NANS.value
+    )
+    said = metrics.json_line(trained)
   else:
     report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
     evaluated = loop.evaluate(_CONFIG.value, where, report_dir)

@@ -99,7 +99,7 @@ def test_data_knows_no_model_and_a_task_no_data_set():
 @pytest.mark.parametrize('path', [*FILES, ROOT / 'train.py'], ids=_module)
 def test_files_and_functions_are_short(path):
   text = path.read_text()
-  limit = 90 if path.name == 'train.py' else MAX_LINES_OF_A_FILE
+  limit = 110 if path.name == 'train.py' else MAX_LINES_OF_A_FILE
   assert text.count('\n') <= limit
   for node in ast.walk(ast.parse(text)):
     if isinstance(node, ast.FunctionDef):

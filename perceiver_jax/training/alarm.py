@@ -38,7 +38,7 @@ class Alarm:
         count,
         watch.last_spike,
         watch.loss_mean,
-        self._batch_of(int(watch.last_spike)),
+        self.batch_of(int(watch.last_spike)),
       )
     if count := watch.num_skipped - seen.num_skipped:
       logging.warning(
@@ -46,7 +46,7 @@ class Alarm:
         'step %d. %s',
         count,
         watch.last_skipped,
-        self._batch_of(int(watch.last_skipped)),
+        self.batch_of(int(watch.last_skipped)),
       )
     in_a_row = int(watch.num_skipped_in_a_row)
     limit = self._config.watch.max_skipped_in_a_row
@@ -56,11 +56,11 @@ class Alarm:
     return (
       f'loss and gradient must be finite after at most {limit} updates that '
       f'are not, got {in_a_row} in a row, from step {first} on. The state is '
-      f'that before them. {self._batch_of(first)}'
+      f'that before them. {self.batch_of(first)}'
     )
 
-  def _batch_of(self, step: int) -> str:
-    """Says which examples an update saw."""
+  def batch_of(self, step: int) -> str:
+    """Says which examples an update saw, of the number `step`, from 1."""
     config = self._config
     indices = train_example_indices(
       config.data, seed=config.seed, step=step - 1

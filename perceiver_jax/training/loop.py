@@ -21,6 +21,7 @@ from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.curves import save_curves
 from perceiver_jax.training.environment import append_environment
 from perceiver_jax.training.evaluation import make_evaluator
+from perceiver_jax.training.first_nan import NanCheck, make_nan_check
 from perceiver_jax.training.initial_weights import load_weights
 from perceiver_jax.training.job import (
   Job,
@@ -42,7 +43,11 @@ CONFIG_FILE = 'config.json'
 
 
 def train(
-  config: TrainConfig, workdir: Workdir, profile_steps: range | None = None
+  config: TrainConfig,
+  workdir: Workdir,
+  profile_steps: range | None = None,
+  *,
+  debug_nans: bool = False,
 ) -> dict[str, float]:
   """Runs a job to its end, from its last checkpoint if there is one.
 
@@ -50,6 +55,8 @@ def train(
     config: the job; frozen by this.
     workdir: directory of checkpoints, metrics and pictures.
     profile_steps: updates, from 1, of which a profile is written; None: none.
+    debug_nans: whether the first update that is not finite ends the run and is
+      looked into; the devices wait for the host after every update then.
 
   Returns:
     The last step, and the metrics of the evaluation after it.
@@ -59,7 +66,7 @@ def train(
       or the run ends before `profile_steps`.
     OSError: `workdir` cannot be written to.
     FloatingPointError: too many updates in a row were not finite; the state
-      before them is saved.
+      before them is saved. With `debug_nans`, one was not.
   """
   is_primary = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
@@ -88,7 +95,8 @@ def train(
       (epath.Path(workdir) / CONFIG_FILE).write_text(config.to_json())
       log.note(append_environment(workdir, resume_step))
     state = _first_state(job) if state is None else state
-    metrics = _run(job, state, checkpointer, recorder)
+    nan_check = make_nan_check(job) if debug_nans else None
+    metrics = _run(job, state, checkpointer, recorder, nan_check)
   # Without, if someone has removed them from a finished run.
   if is_primary and read_metrics(epath.Path(workdir) / METRICS_FILE):
     save_curves(workdir)
@@ -154,6 +162,7 @@ def _run(
   state: TrainState,
   checkpointer: Checkpointer,
   recorder: Recorder,
+  nan_check: NanCheck | None,
 ) -> dict[str, float]:
   """Trains, logs, evaluates and saves, each at its steps."""
   config, start = job.config, int(state.step)
@@ -175,6 +184,8 @@ def _run(
         state, metrics = update(state, batch)
         # At most two steps are under way, each of which holds a batch.
         jax.block_until_ready(metrics if recorder.waits(step) else previous)
+      if nan_check and (reason := nan_check(state, batch, metrics)):
+        raise FloatingPointError(f'{reason} {alarm.batch_of(step)}')
       previous = metrics
       is_last = step == job.num_steps
       eval_metrics = None
