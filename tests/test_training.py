@@ -90,7 +90,9 @@ def test_batch_norm_of_each_device_on_its_own_differs(steps):
 
 
 @pytest.mark.parametrize('num_devices', DEVICE_COUNTS)
-def test_accumulated_gradients_are_those_of_the_whole_batch(steps, num_devices):
+def test_gradients_accumulated_with_remat_are_those_of_the_whole_batch(
+  steps, num_devices
+):
   # MixUp and CutMix draw by the place of an image in the batch.
   whole = _of(steps[1], 'mixed')
   parts = _of(steps[num_devices], 'accumulated')

@@ -108,6 +108,9 @@ def all_steps(data_dir) -> dict[str, np.ndarray]:
   mixed.data.batch_size = 32
   accumulated = mixed.copy()
   accumulated.accumulation_steps = 2
+  # Both save memory, and are used together.
+  for part in (accumulated.model.cross_attend, accumulated.model.self_attend):
+    part.remat = True
   configs = {
     'plain': tiny_config(data_dir),
     'mixed': mixed,
