@@ -178,7 +178,11 @@ def test_run_ends_with_the_batches_named_and_the_state_saved(
     message
   )
   assert 'Skipped 1 updates' in caplog.text and 'lastly step 4' in caplog.text
-  lines = read_metrics(tmp_path / 'metrics.jsonl')
+  lines = [
+    line
+    for line in read_metrics(tmp_path / 'metrics.jsonl')
+    if line['split'] == 'train'
+  ]
   assert [(line['step'], line['skipped_updates']) for line in lines] == [
     (2, 0), (4, 1), (6, 3),
   ]  # fmt: skip
