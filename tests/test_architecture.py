@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = {
   'perceiver_jax.config': 0,
   'perceiver_jax.arrays': 0,
+  'perceiver_jax.buckets': 0,
   'perceiver_jax.ffmpeg': 0,
   'perceiver_jax.progress': 0,
   'perceiver_jax.xla_flags': 0,

@@ -16,6 +16,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from perceiver_jax.buckets import absolute
 from perceiver_jax.config import Config
 from perceiver_jax.training.compatibility import check_arrays, spelled_arrays
 from perceiver_jax.training.manifest import (
@@ -167,7 +168,7 @@ class Checkpointer:
         )
     else:
       check_writable(self._workdir)
-    self._store = Store(self._workdir.resolve(), read_only=read_only)
+    self._store = Store(absolute(workdir), read_only=read_only)
     self._saver = Saver(self._store)
     self._num_failures = 0
     self._last_failure = ''

@@ -9,6 +9,8 @@ import tensorboardX.record_writer
 from absl import logging
 from etils import epath
 
+from perceiver_jax.buckets import is_in_bucket
+
 _PREFIX = 'lasting'
 
 
@@ -60,7 +62,7 @@ class LineFile:
     """Opens the file anew, without what a failure may have left."""
     _close(self._file)
     if self._path.exists():
-      if '://' not in str(self._path):  # There, files are written as a whole.
+      if not is_in_bucket(self._path):  # There, files are written whole.
         os.truncate(self._path, self._size)
     else:
       logging.error('%s cannot be written to: it is gone.', self._path)

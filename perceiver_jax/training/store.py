@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from perceiver_jax.buckets import is_in_bucket
 from perceiver_jax.training.manifest import (
   DamagedCheckpointError,
   Manifest,
@@ -27,6 +28,7 @@ from perceiver_jax.training.processes import meet
 
 _MANIFEST = 'manifest.json'
 _TEMPORARY = '.orbax-checkpoint-tmp'
+_COMPLETE = 'commit_success.txt'
 # Of a file that may be as good as it was, if only it could be read.
 _UNREADABLE = (
   'PERMISSION_DENIED',
@@ -44,7 +46,7 @@ class Store:
   together with the others.
 
   Args:
-    root: the directory; made if it does not exist.
+    root: the directory, an absolute path; made if it does not exist.
     read_only: write nothing.
 
   Attributes:
@@ -200,11 +202,14 @@ class Store:
     if jax.process_index():
       return
     path = self._directory / str(step)
-    # What has this name is removed at the next start.
-    unnamed = path.with_name(f'{step}{_TEMPORARY}')
     try:
-      path.rename(unnamed)
-      unnamed.rmtree()
+      if is_in_bucket(path):
+        # Where a rename copies all, it is this file that makes it complete.
+        (path / _COMPLETE).unlink(missing_ok=True)
+      else:
+        # What has this name is removed at the next start.
+        path = path.rename(path.with_name(f'{step}{_TEMPORARY}'))
+      path.rmtree()
     except OSError as error:
       logging.warning('%s could not be deleted: %s', path, error)
 

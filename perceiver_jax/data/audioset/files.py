@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from perceiver_jax.buckets import is_in_bucket
+
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
@@ -15,7 +17,7 @@ def local_copy(path: str) -> Iterator[str]:
   Raises:
     OSError: there is no such file.
   """
-  if not _is_in_bucket(path):
+  if not is_in_bucket(path):
     yield path
     return
   with tempfile.TemporaryDirectory() as directory:
@@ -30,7 +32,7 @@ def whole_file(path: str) -> Iterator[str]:
 
   So no one ever finds a half of it there, whenever the program is killed.
   """
-  if not _is_in_bucket(path):
+  if not is_in_bucket(path):
     unfinished = f'{path}.unfinished'
     yield unfinished
     os.replace(unfinished, path)
@@ -39,12 +41,6 @@ def whole_file(path: str) -> Iterator[str]:
     unfinished = os.path.join(directory, epath.Path(path).name)
     yield unfinished
     epath.Path(unfinished).copy(path, overwrite=True)
-
-
-def absolute(path: str | os.PathLike[str]) -> epath.Path:
-  """Returns the path in a form that holds in any working directory."""
-  path = os.fspath(path)
-  return epath.Path(path if _is_in_bucket(path) else os.path.abspath(path))
 
 
 def move_or_link(source: epath.Path, target: epath.Path) -> None:
@@ -64,7 +60,3 @@ def link_or_copy(source: epath.Path, target: epath.Path) -> None:
     os.link(source, target)
   except OSError:
     source.copy(target)
-
-
-def _is_in_bucket(path: str) -> bool:
-  return '://' in path

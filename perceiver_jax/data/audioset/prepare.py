@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from etils import epath
 
+from perceiver_jax.buckets import absolute
 from perceiver_jax.data.audioset import cluster, contents, files, report
 from perceiver_jax.data.audioset.builder import (
   CLIPS_DIRECTORY,
@@ -46,7 +47,7 @@ def prepare(
     ValueError: a list is wrong.
     ImportError: Beam is not installed.
   """
-  manual_dir = files.absolute(manual_dir)
+  manual_dir = absolute(manual_dir)
   needed = (CLASSES_FILE, CLIPS_DIRECTORY)
   missing = [name for name in needed if not (manual_dir / name).exists()]
   if missing:
@@ -55,7 +56,7 @@ def prepare(
       f'{CLIPS_DIRECTORY}, got no {" and no ".join(missing)}.'
     )
   builder = Audioset(
-    data_dir=files.absolute(data_dir),
+    data_dir=absolute(data_dir),
     file_format=FILE_FORMAT,
     preparation=preparation,
   )
