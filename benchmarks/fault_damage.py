@@ -1,9 +1,11 @@
 """Damages every file of a checkpoint, one at a time."""
 
+import contextlib
 import logging
+import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -120,7 +122,8 @@ class _Reader:
     records = _Records()
     logging.getLogger('absl').addHandler(records)
     try:
-      state = self._restored()
+      with _silence():
+        state = self._restored()
     except Exception as error:
       return Trial(['failed'], [f'{path}: {type(error).__name__}: {error}'])
     finally:
@@ -140,6 +143,19 @@ class _Reader:
     ) as checkpointer:
       checkpointer.saved_config_json()
       return checkpointer.restore(self._target, step)._asdict()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+  """Drops what TensorStore says of each of the arrays that it cannot read."""
+  stderr = os.dup(2)
+  with open(os.devnull, 'wb') as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
 
 
 class _Records(logging.Handler):

@@ -16,6 +16,8 @@ from fault_table import Row, Trial
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.metrics import METRICS_FILE
 
+_Kill = Callable[[Run, TrainConfig, np.random.Generator], None]
+
 _PARTIAL = 'checkpoints/*.orbax-checkpoint-tmp'
 _FIRST_STEP = re.compile(r'^step (\d+)/', re.M)
 # About as long as from the workdir to the second update.
@@ -47,7 +49,7 @@ def kill_rows(
       workdir = launcher.directory / f'kill_{number}'
       trials[kind].append(
         executor.submit(
-          _trial, launcher, baseline, workdir, _MOMENTS[kind], child
+          _trial, launcher, baseline, workdir, *_MOMENTS[kind], child
         )
       )
   return [
@@ -61,15 +63,21 @@ def _trial(
   launcher: Launcher,
   baseline: pathlib.Path,
   workdir: pathlib.Path,
-  kill: Callable[[Run, TrainConfig, np.random.Generator], None],
+  kill: _Kill,
+  status: int,
   rng: np.random.Generator,
 ) -> Trial:
+  config = job_config(launcher.data_dir)
   run = launcher.start(workdir)
-  kill(run, job_config(launcher.data_dir), rng)
-  has_ended = run.wait() == 0
+  kill(run, config, rng)
+  if (actual := run.wait()) not in (status, 0):
+    return Trial([f'ended with {actual}'], [run.text])
   before = max(good_steps(workdir), default=0)
+  has_ended = before == config.num_steps
   is_partial = any(workdir.glob(_PARTIAL))
   seen = ['had ended' if has_ended else 'went on' if before else 'began anew']
+  if before % config.checkpoint.every_steps:
+    seen.append('saved at once')
   if is_partial:
     seen.append('left a part of a checkpoint')
   again = launcher.start(workdir)
@@ -114,8 +122,12 @@ def _in_a_save(run: Run, config: TrainConfig, rng: np.random.Generator) -> None:
   run.send(signal.SIGKILL)
 
 
-_MOMENTS = {
-  'SIGKILL while it starts': _at_the_start,
-  'SIGKILL at a random step': functools.partial(_at_a_step, signal.SIGKILL),
-  'SIGKILL in a save': _in_a_save,
+# What is done, and the exit status unless the run ends before.
+_MOMENTS: dict[str, tuple[_Kill, int]] = {
+  'SIGKILL while it starts': (_at_the_start, -signal.SIGKILL),
+  'SIGKILL at a random step': (
+    functools.partial(_at_a_step, signal.SIGKILL),
+    -signal.SIGKILL,
+  ),
+  'SIGKILL in a save': (_in_a_save, -signal.SIGKILL),
 }

@@ -5,6 +5,7 @@ import takes longer than the whole job. From then on a run is what the same
 command line does elsewhere.
 """
 
+import atexit
 import importlib.util
 import multiprocessing
 import os
@@ -167,7 +168,11 @@ def _train(
   if before is not None:
     before()
   sys.argv = list(command)
-  runpy.run_path(sys.argv[0], run_name='__main__')
+  try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+  finally:
+    # Which forked processes leave out; JAX takes leave of the others there.
+    atexit._run_exitfuncs()
 
 
 def good_steps(workdir: pathlib.Path) -> list[int]:

@@ -1,0 +1,116 @@
+"""What docs/tpu.md and docs/gpu.md tell to type is right, where it is ours."""
+
+import functools
+import importlib.util
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from perceiver_jax.training import command_line, distributed
+from perceiver_jax.training.dry_run import dry_run
+
+# How ml_collections loads a file.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = {
+  name: (ROOT / 'docs' / name).read_text() for name in ('tpu.md', 'gpu.md')
+}
+BLOCKS = [
+  block
+  for text in PAGES.values()
+  for block in re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+]
+# Also within the quotes of `--command="..."`.
+COMMANDS = sorted(
+  {
+    command.replace('$BUCKET', 'bucket')
+    for block in BLOCKS
+    for command in re.findall(r'python (train\.py [^"&>|\n]*)', block)
+  }
+)
+
+
+def _parse(command, monkeypatch):
+  """Returns the flags of a command, as `train.py` parses them."""
+  argv = shlex.split(command)
+  values = flags.FlagValues()
+  spec = importlib.util.spec_from_file_location('train', ROOT / argv[0])
+  # The program defines its flags when it is loaded, among those of all.
+  monkeypatch.setattr(flags, 'FLAGS', values)
+  for name in ('DEFINE_string', 'DEFINE_enum', 'DEFINE_bool', 'DEFINE_integer'):
+    define = functools.partial(getattr(flags, name), flag_values=values)
+    monkeypatch.setattr(flags, name, define)
+  for module, name in (
+    (command_line, 'define_config'),
+    (command_line, 'define_profile_steps'),
+    (distributed, 'define_flags'),
+  ):
+    define = functools.partial(getattr(module, name), flag_values=values)
+    monkeypatch.setattr(module, name, define)
+  monkeypatch.setattr(sys, 'argv', argv)
+  monkeypatch.chdir(ROOT)
+  sys.modules.pop('config_config', None)
+  spec.loader.exec_module(importlib.util.module_from_spec(spec))
+  assert command_line.parse_flags(argv, values) == argv[:1]
+  distributed.check_flags(values)
+  return values
+
+
+def test_there_are_commands():
+  assert len(BLOCKS) >= 10
+  assert len(COMMANDS) >= 9
+  text = '\n'.join(BLOCKS)
+  for word in ('gs://$BUCKET/data', '--mode=eval', '--distributed'):
+    assert word in text
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+def test_blocks_are_of_bash(block):
+  subprocess.run(['bash', '-n'], input=block, text=True, check=True)
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_flags_exist_and_suit(command, monkeypatch):
+  values = _parse(command, monkeypatch)
+  assert values['config'].value.data.data_dir.endswith(('data', 'tfds'))
+  if values['mode'].value != 'dry_run':
+    assert values['workdir'].value
+
+
+def test_a_process_of_slurm_has_a_gpu():
+  counts = re.findall(
+    r'#SBATCH --(?:ntasks|gpus)-per-node=(\d+)', PAGES['gpu.md']
+  )
+  assert len(counts) == 2
+  assert counts[0] == counts[1]
+
+
+@pytest.mark.slow
+def test_jobs_of_the_pages_run_dry(imagenet_dir, monkeypatch):
+  jobs = {}
+  for command in COMMANDS:
+    config = _parse(command, monkeypatch)['config'].value.copy()
+    config.data.data_dir = imagenet_dir
+    config.data.num_workers = 0
+    jobs[config.to_json()] = config
+  assert len(jobs) > 1
+  for config in jobs.values():
+    assert '48,440,627' in dry_run(config)
+
+
+@pytest.mark.slow
+def test_costs_are_those_that_are_computed():
+  ended = subprocess.run(
+    [sys.executable, 'costs.py'],
+    cwd=ROOT / 'benchmarks',
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert ended.stdout in PAGES['tpu.md']
