@@ -90,7 +90,7 @@ def test_data_knows_no_model_and_a_task_no_data_set():
     for path in (PACKAGE / first).rglob('*.py'):
       imported = ''.join(_imports(ast.parse(path.read_text())))
       assert f'perceiver_jax.{second}' not in imported, path
-  shared = ('config', 'data', 'ffmpeg', 'progress')
+  shared = ('buckets', 'config', 'data', 'ffmpeg', 'progress')
   for path in (PACKAGE / 'data').rglob('*.py'):
     allowed = tuple(f'perceiver_jax.{name}' for name in shared)
     for name in _imports(ast.parse(path.read_text())):
