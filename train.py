@@ -9,7 +9,6 @@ A directory that holds a checkpoint of the same model is gone on with. With
 --distributed, the same command on every host runs one job on all of them.
 """
 
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -47,17 +46,11 @@ distributed.define_flags()
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs one job; errors of the user end it with a line, not a traceback."""
+  """Runs one job."""
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
-  with distributed.errors_end_at_once():
-    try:
-      print(_run(argv[1:]), end='')
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-      logging.info('The error in full, for --verbosity=0:', exc_info=True)
-      sys.exit(f'{type(error).__name__}: {error}')
-    except KeyboardInterrupt:
-      sys.exit('Stopped; the same command goes on from the last checkpoint.')
+  with distributed.errors_end_at_once(), command_line.errors_in_a_line():
+    print(_run(argv[1:]), end='')
 
 
 def _run(arguments: Sequence[str]) -> str:
@@ -81,22 +74,28 @@ def _run(arguments: Sequence[str]) -> str:
     )
   distributed.check_flags()
   xla_flags.set_cpu_flags()
-  distributed.join()
+  pulse = distributed.join(heeds_sigterm=_MODE.value == 'train')
 
   # What starts JAX comes after the flags of its compiler.
   from perceiver_jax.training import dry_run, loop, metrics, processes
 
-  if _MODE.value == 'dry_run':
-    said = f'{dry_run.dry_run(_CONFIG.value, compiles=_COMPILE.value)}\n'
-  elif _MODE.value == 'train':
-    trained = loop.train(
-      _CONFIG.value, where, _PROFILE.value, debug_nans=_DEBUG_NANS.value
-    )
-    said = metrics.json_line(trained)
-  else:
-    report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
-    evaluated = loop.evaluate(_CONFIG.value, where, report_dir)
-    said = metrics.json_line(evaluated)
+  with pulse:
+    if _MODE.value == 'dry_run':
+      said = f'{dry_run.dry_run(_CONFIG.value, compiles=_COMPILE.value)}\n'
+    elif _MODE.value == 'train':
+      trained = loop.train(
+        _CONFIG.value,
+        where,
+        _PROFILE.value,
+        debug_nans=_DEBUG_NANS.value,
+        pulse=pulse,
+      )
+      said = metrics.json_line(trained)
+    else:
+      report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
+      said = metrics.json_line(
+        loop.evaluate(_CONFIG.value, where, report_dir, pulse=pulse)
+      )
   return said if processes.is_primary() else ''
 
 

@@ -1,15 +1,16 @@
 """A job of many processes: how they are started, and that they are one job."""
 
 import json
+import re
 import socket
+import subprocess
 
+import jax
 import many_processes
 import pytest
 from absl import flags
 
 from perceiver_jax.training import distributed
-
-TINY = '--config=tests/tiny_job_config.py'
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
 
@@ -21,10 +22,23 @@ def _flags(*arguments):
   return flag_values
 
 
+def _no_cluster(*_):
+  raise ValueError('coordinator_address should be defined.')
+
+
+def _join(*arguments):
+  distributed.join(heeds_sigterm=True, flag_values=_flags(*arguments))
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--process_count=2'], r'process_count=2 must come with --distributed'),
+    (['--stall_timeout_secs=9'], r'stall_timeout_secs must come with'),
+    (
+      ['--distributed', '--stall_timeout_secs=0'],
+      r'stall_timeout_secs must be positive and finite, got 0',
+    ),
+    (['--process_count=2'], r'--process_count must come with --distributed'),
     (
       ['--distributed', '--process_count=2', '--process_index=0'],
       r'together or not at all, got --process_count=2 --process_index=0\.',
@@ -80,46 +94,55 @@ def test_flags_that_fit_are_accepted(arguments):
   distributed.check_flags(_flags(*arguments))
 
 
-def test_processes_that_cannot_meet_are_refused():
+def test_processes_that_cannot_meet_are_refused(monkeypatch):
+  # What JAX says outside of the clusters that it knows.
+  monkeypatch.setattr(jax.distributed, 'initialize', _no_cluster)
   with pytest.raises(ValueError, match='must come with --distributed where'):
-    distributed.join(_flags('--distributed'))
+    _join('--distributed')
   with socket.socket() as listener:
     listener.bind(('', 0))
     listener.listen()
     address = f'localhost:{listener.getsockname()[1]}'
     place = [f'--coordinator_address={address}', '--process_count=2']
     with pytest.raises(OSError, match=f'a port that is free .* {address}'):
-      distributed.join(_flags('--distributed', *place, '--process_index=0'))
+      _join('--distributed', *place, '--process_index=0')
 
 
 @pytest.mark.slow
-def test_two_processes_prepare_data_train_and_evaluate_once(tmp_path):
-  workdir = tmp_path / 'run'
-  env = {'TFDS_DATA_DIR': str(tmp_path / 'data')}
+def test_commands_of_the_page_are_one_job(tmp_path, monkeypatch):
+  for name in ('configs', 'train.py'):
+    (tmp_path / name).symlink_to(many_processes.ROOT / name)
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
+  page = (many_processes.ROOT / 'docs' / 'many_processes.md').read_text()
+  (block,) = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
 
-  def run(*arguments):
-    command = [*many_processes.TRAIN, TINY, f'--workdir={workdir}', *arguments]
-    first, second = many_processes.run(
-      command, num_processes=2, num_devices=2, env=env
+  def run(mode):
+    port = str(many_processes.free_port())
+    commands = block.replace('8476', port).replace(
+      '$meet', f'$meet --mode={mode}'
     )
-    for ended in (first, second):
-      assert ended.returncode == 0, ended.stderr
-    # Process 0 speaks for both.
-    assert '{' not in second.stdout
-    return first, second
+    ended = subprocess.run(
+      # Ends all that the commands have started, too.
+      ['timeout', '--signal=KILL', '170', 'bash', '-euc', commands],
+      cwd=tmp_path,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    # One process speaks for both; gloo has its lines.
+    said = [s for s in ended.stdout.splitlines() if not s.startswith('[Gloo]')]
+    return said, ended.stderr
 
-  first, second = run()
-  assert 'downloaded and prepared' in first.stderr
-  assert 'step 6/6' in first.stderr
-  assert not second.stderr
-  trained = json.loads(first.stdout.splitlines()[-1])
-  assert trained['num_examples'] == 355
+  (trained,), log = run('train')
+  assert log.count('downloaded and prepared') == 1
+  assert log.count('step 4/4') == 1
+  assert json.loads(trained)['num_examples'] == 355
+  workdir = tmp_path / 'runs' / 'two'
   assert len(list(workdir.glob('events.*'))) == 1
   before = {*workdir.rglob('*')}
-  first, _ = run('--mode=eval')
-  assert json.loads(first.stdout.splitlines()[-1]) == trained
+  assert run('eval')[0] == [trained]
   report = workdir / 'evaluation'
-  added = {*workdir.rglob('*')} - before
-  assert added == {report, *report.iterdir()}
-  first, _ = run('--mode=dry_run')
-  assert '4 x cpu' in first.stdout
+  assert {*workdir.rglob('*')} - before == {report, *report.iterdir()}
+  summary, _ = run('dry_run')
+  assert any(re.fullmatch('devices +8 x cpu', line) for line in summary)

@@ -8,6 +8,7 @@ over threads or processes.
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -246,8 +247,13 @@ def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
 
 
 def _end_with_parent(worker_index: int, worker_count: int) -> None:
-  """Makes a worker end when its parent is killed; Grain leaves it running."""
+  """Makes a worker end when its parent does, and not before.
+
+  Grain leaves it running when the parent is killed. SIGTERM, which clusters
+  send to all processes of a job, asks the parent to save its state first.
+  """
   del worker_index, worker_count
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
 
   def wait() -> None:

@@ -178,8 +178,10 @@ class Checkpointer:
 
   def __exit__(self, error_type: type | None, *_: object) -> None:
     if error_type is not None and jax.process_count() > 1:
-      # The others may never come to where all agree on what was saved.
-      self._saver.close()
+      # The others may never come to where all agree on what was saved, nor,
+      # after a collective that failed, to the end of a save.
+      is_alone = issubclass(error_type, jax.errors.JaxRuntimeError)
+      self._saver.close(wait=not is_alone)
       return
     try:
       self.close()
@@ -254,10 +256,16 @@ class Checkpointer:
         f'{latest}, got {step}.'
       )
     if metrics is not None:
-      metrics = {name: float(value) for name, value in metrics.items()}
-      self._config.validate_metrics(metrics)
+      metrics = self._checked(metrics)
     manifest = Manifest.of(state, self._run_config, metrics)
     self._saver.start(step, state, manifest)
+
+  def add_metrics(self, step: int, metrics: Metrics) -> None:
+    """Adds those of an evaluation of a saved state that was not evaluated."""
+    self._settle()
+    metrics = self._checked(metrics)
+    manifest = self._store.manifests[step]._replace(metrics=metrics)
+    self._store.replace_manifest(step, manifest)
 
   def restore(self, target: Any, step: int | None = None) -> Any | None:
     """Returns the state of a checkpoint, None if there is none at all.
@@ -297,6 +305,11 @@ class Checkpointer:
     """
     self._settle()
     return self._store.newest(self._restored_as_saved)
+
+  def _checked(self, metrics: Metrics) -> dict[str, float]:
+    metrics = {name: float(value) for name, value in metrics.items()}
+    self._config.validate_metrics(metrics)
+    return metrics
 
   def _restored(self, step: int, target: Any) -> Any:
     manifest = self._store.manifests[step]

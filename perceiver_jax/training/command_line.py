@@ -1,11 +1,12 @@
 """The config as a flag: from the command line to a `TrainConfig`."""
 
+import contextlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
@@ -88,6 +89,22 @@ def define_config(
   )
   flags.mark_flag_as_required(_CONFIG, flag_values)
   return holder
+
+
+@contextlib.contextmanager
+def errors_in_a_line() -> Iterator[None]:
+  """Ends the program with a line, not a traceback, after an error of the user.
+
+  Raises:
+    SystemExit: instead of the error; it holds the line.
+  """
+  try:
+    yield
+  except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    logging.info('The error in full, for --verbosity=0:', exc_info=True)
+    sys.exit(f'{type(error).__name__}: {error}')
+  except KeyboardInterrupt:
+    sys.exit('Stopped; the same command goes on from the last checkpoint.')
 
 
 def parse_flags(

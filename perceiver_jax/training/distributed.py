@@ -5,6 +5,7 @@ and how they meet. Elsewhere flags say it.
 """
 
 import contextlib
+import math
 import os
 import socket
 import sys
@@ -14,7 +15,11 @@ from collections.abc import Iterator
 import jax
 from absl import flags
 
+from perceiver_jax.training.pulse import Pulse
+
 _PLACE = ('coordinator_address', 'process_count', 'process_index')
+_TIMEOUT = 'stall_timeout_secs'
+_DEFAULT_STALL_TIMEOUT_SECS = 1800.0
 _SPELLED_PLACE = '--coordinator_address, --process_count and --process_index'
 
 
@@ -46,6 +51,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     'Which of them this one is, from 0.',
     flag_values=flag_values,
   )
+  flags.DEFINE_float(
+    _TIMEOUT,
+    None,
+    'With --distributed: ends this process, with a message, when no update and '
+    'no evaluated batch has ended for so long, as when another process is '
+    f'stuck. {_DEFAULT_STALL_TIMEOUT_SECS:g} unless given.',
+    flag_values=flag_values,
+  )
 
 
 def check_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -54,14 +67,21 @@ def check_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
   Raises:
     ValueError: they contradict each other.
   """
+  for name in (*_PLACE, _TIMEOUT):
+    is_given = flag_values[name].value is not None
+    if is_given and not flag_values['distributed'].value:
+      raise ValueError(
+        f'--{name} must come with --distributed, got it without.'
+      )
+  timeout_secs = flag_values[_TIMEOUT].value
+  if timeout_secs is not None and not 0 < timeout_secs < math.inf:
+    raise ValueError(
+      f'--{_TIMEOUT} must be positive and finite, got {timeout_secs:g}.'
+    )
   place = {name: flag_values[name].value for name in _PLACE}
   given = [f'--{name}={v}' for name, v in place.items() if v is not None]
   if not given:
     return
-  if not flag_values['distributed'].value:
-    raise ValueError(
-      f'{given[0]} must come with --distributed, got it without.'
-    )
   if len(given) < len(place):
     raise ValueError(
       f'{_SPELLED_PLACE} must be given together or not at all, got '
@@ -82,18 +102,28 @@ def check_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
 
-def join(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+def join(
+  *, heeds_sigterm: bool, flag_values: flags.FlagValues = flags.FLAGS
+) -> Pulse:
   """Waits for the other processes, if the flags say that there are some.
 
   Must be called before JAX starts a backend. JAX itself ends this process, with
   a message, if the others do not come within 5 minutes.
+
+  Args:
+    heeds_sigterm: whether SIGTERM asks the job to stop, from now on.
+    flag_values: where the flags are defined.
+
+  Returns:
+    The pulse of the job, to be entered.
 
   Raises:
     ValueError: the flags do not say how they meet, and JAX does not find out.
     OSError: the others could not reach this process, which has to lead.
   """
   if not flag_values['distributed'].value:
-    return
+    return Pulse(heeds_sigterm=heeds_sigterm)
+  jax.config.update('jax_enable_preemption_service', heeds_sigterm)
   address, count, index = (flag_values[name].value for name in _PLACE)
   if index == 0:
     _check_port(address)
@@ -104,6 +134,8 @@ def join(flag_values: flags.FlagValues = flags.FLAGS) -> None:
       f'{_SPELLED_PLACE} must come with --distributed where JAX does not find '
       f'out how processes meet, got none and from JAX: {error}'
     ) from error
+  timeout_secs = flag_values[_TIMEOUT].value or _DEFAULT_STALL_TIMEOUT_SECS
+  return Pulse(heeds_sigterm=heeds_sigterm, stall_timeout_secs=timeout_secs)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.step import make_eval_step
 
 
-def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
+def make_evaluator(job: Job) -> Callable[..., dict[str, float] | None]:
   """Makes the function that returns the metrics of the evaluation split.
 
   They are the means over its examples, and what the task computes of all of
@@ -22,14 +22,18 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
   depend on the number of devices, but for the order of float32 sums. It takes
   a state, and optionally a report. With many processes, all give one or none,
   each is told of all examples, and that of the first process is shown its own:
-  batches of videos are too large to go from host to host.
+  batches of videos are too large to go from host to host. After every batch it
+  asks `must_stop`, if given, which must answer all processes alike; told so, it
+  returns None.
   """
   eval_step = parallel.parallel_eval_step(make_eval_step(job.task))
   split_metrics = job.task.split_metrics
 
   def evaluate(
-    state: TrainState, report: Report | None = None
-  ) -> dict[str, float]:
+    state: TrainState,
+    report: Report | None = None,
+    must_stop: Callable[[], bool] | None = None,
+  ) -> dict[str, float] | None:
     totals: collections.Counter[str] = collections.Counter()
     parts: list[dict[str, np.ndarray]] = []
 
@@ -57,6 +61,8 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float]]:
         if previous is not None:
           note(*previous)
         previous = sums, batch, outcomes
+        if must_stop is not None and must_stop():
+          return None
     note(*previous)
     totals = {name: float(total) for name, total in totals.items()}
     count = totals.pop('count')

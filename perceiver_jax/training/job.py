@@ -15,7 +15,7 @@ from perceiver_jax.flops import count_flops
 from perceiver_jax.tasks.base import Batch, Metrics, Outcomes, Task
 from perceiver_jax.training import parallel
 from perceiver_jax.training.config import TrainConfig
-from perceiver_jax.training.processes import primary_first
+from perceiver_jax.training.processes import check_same, primary_first
 from perceiver_jax.training.state import TrainState, init_state
 from perceiver_jax.training.step import make_train_step
 
@@ -54,6 +54,7 @@ def make_job(config: TrainConfig, *, is_training: bool = True) -> Job:
   """
   config.validate()
   config.freeze()
+  check_same('the config', config.to_json())
   batch_size = config.data.batch_size
   parts = jax.device_count() * config.accumulation_steps
   if is_training and batch_size % parts:

@@ -1,8 +1,10 @@
 """The order of events in a job; what happens at each is computed elsewhere."""
 
 import contextlib
+import functools
 import json
 import os
+from collections.abc import Callable
 
 import jax
 from absl import logging
@@ -10,6 +12,7 @@ from etils import epath
 
 from perceiver_jax.config import from_dict
 from perceiver_jax.data.base import train_batches
+from perceiver_jax.data.prefetch import Prefetcher
 from perceiver_jax.training import parallel
 from perceiver_jax.training.alarm import Alarm
 from perceiver_jax.training.checkpoint import Checkpointer, check_writable
@@ -33,6 +36,8 @@ from perceiver_jax.training.job import (
   train_step,
 )
 from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
+from perceiver_jax.training.processes import check_shared
+from perceiver_jax.training.pulse import Pulse
 from perceiver_jax.training.recorder import Recorder
 from perceiver_jax.training.run_log import RunLog
 from perceiver_jax.training.state import TrainState, evaluation_state
@@ -48,6 +53,7 @@ def train(
   profile_steps: range | None = None,
   *,
   debug_nans: bool = False,
+  pulse: Pulse | None = None,
 ) -> dict[str, float]:
   """Runs a job to its end, from its last checkpoint if there is one.
 
@@ -57,9 +63,11 @@ def train(
     profile_steps: updates, from 1, of which a profile is written; None: none.
     debug_nans: whether the first update that is not finite ends the run and is
       looked into; the devices wait for the host after every update then.
+    pulse: is told that the run goes on, and may tell it to stop; entered.
 
   Returns:
-    The last step, and the metrics of the evaluation after it.
+    The last step, and the metrics of the evaluation after it; the step alone
+    if the run was told to stop: its state is saved then.
 
   Raises:
     ValueError: the config is inconsistent, `workdir` belongs to another model,
@@ -72,6 +80,7 @@ def train(
   with contextlib.ExitStack() as stack:
     # Before the data, which the first use may have to prepare.
     check_writable(workdir)
+    check_shared(epath.Path(workdir))
     job = make_job(config)
     log = stack.enter_context(RunLog(workdir, is_primary=is_primary))
     checkpointer = stack.enter_context(
@@ -96,9 +105,13 @@ def train(
       log.note(append_environment(workdir, resume_step))
     state = _first_state(job) if state is None else state
     nan_check = make_nan_check(job) if debug_nans else None
-    metrics = _run(job, state, checkpointer, recorder, nan_check)
+    metrics = _run(
+      job, state, checkpointer, recorder, nan_check, pulse or Pulse()
+    )
+    is_cut_short = _is_cut_short(job, metrics)
   # Without, if someone has removed them from a finished run.
-  if is_primary and read_metrics(epath.Path(workdir) / METRICS_FILE):
+  file = epath.Path(workdir) / METRICS_FILE
+  if is_primary and not is_cut_short and read_metrics(file):
     save_curves(workdir)
   return metrics
 
@@ -107,6 +120,8 @@ def evaluate(
   config: TrainConfig,
   source: str | os.PathLike[str],
   report_dir: Workdir | None = None,
+  *,
+  pulse: Pulse | None = None,
 ) -> dict[str, float]:
   """Evaluates the newest checkpoint of a run, or weights from a file.
 
@@ -116,6 +131,7 @@ def evaluate(
       of `perceiver_jax.save_pretrained`; or a pickle that DeepMind published.
     report_dir: where the tables and pictures of the task go, also one in
       `source`; None: nowhere.
+    pulse: is told that the evaluation goes on; entered.
 
   Returns:
     The step of the checkpoint, 0 for a file, and its metrics.
@@ -142,7 +158,8 @@ def evaluate(
   if report_dir is not None:
     check_writable(report_dir)  # Before the metrics, which would be lost.
     report = config.task.make_report(config.data.class_names)
-  metrics = make_evaluator(job)(state, report)
+  note = pulse and pulse.beat
+  metrics = make_evaluator(job)(state, report, note)
   if report is not None and jax.process_index() == 0:
     report.save(report_dir)
   return {'step': int(state.step)} | metrics
@@ -163,19 +180,43 @@ def _run(
   checkpointer: Checkpointer,
   recorder: Recorder,
   nan_check: NanCheck | None,
+  pulse: Pulse,
+) -> dict[str, float]:
+  """Trains, unless the run is finished, and evaluates what was not."""
+  evaluator = functools.partial(make_evaluator(job), must_stop=pulse.beat)
+  step = int(state.step)
+  # The run may have been told to stop before the evaluation of its last state.
+  is_missing = _is_due(job, step) and not checkpointer.is_evaluated(step)
+  is_finished = step >= job.num_steps
+  metrics = {}
+  if is_missing:
+    metrics = _evaluate(evaluator, state, step, recorder)
+    if metrics is not None:
+      checkpointer.add_metrics(step, metrics)
+  elif is_finished:
+    metrics = evaluator(state)
+  if metrics is None or is_finished:
+    return {'step': step} | (metrics or {})
+  return _update(
+    job, state, checkpointer, recorder, nan_check, pulse, evaluator
+  )
+
+
+def _update(
+  job: Job,
+  state: TrainState,
+  checkpointer: Checkpointer,
+  recorder: Recorder,
+  nan_check: NanCheck | None,
+  pulse: Pulse,
+  evaluator: Callable[..., dict[str, float] | None],
 ) -> dict[str, float]:
   """Trains, logs, evaluates and saves, each at its steps."""
   config, start = job.config, int(state.step)
-  evaluator = make_evaluator(job)
-  if start >= job.num_steps:
-    return {'step': start} | evaluator(state)
   update = parallel.parallel_train_step(train_step(job))
-  batches = train_batches(
-    config.data, seed=config.seed, start_step=start, shard=this_process()
-  )
   alarm = Alarm(config, jax.device_get(state.watch))
   previous = None
-  with device_batches(job, batches) as on_devices:
+  with _batches_from(job, start) as on_devices:
     recorder.watch(on_devices)
     for step in range(start + 1, job.num_steps + 1):
       with recorder.step(step):
@@ -188,7 +229,7 @@ def _run(
         raise FloatingPointError(f'{reason} {alarm.batch_of(step)}')
       previous = metrics
       is_last = step == job.num_steps
-      eval_metrics = None
+      must_stop, eval_metrics = pulse.beat(), None
       if step % config.log_every_steps == 0 or is_last:
         metrics, watch = jax.device_get((metrics, state.watch))
         recorder.log(step, metrics)
@@ -197,13 +238,56 @@ def _run(
           raise FloatingPointError(reason)
       else:
         recorder.progress(step)
-      if step % config.evaluate_every_steps == 0 or is_last:
-        report = recorder.new_report(step)
-        eval_metrics = evaluator(state, report)
-        recorder.evaluated(step, eval_metrics, report)
-      if step % config.checkpoint.every_steps == 0 or is_last:
+      if _is_due(job, step) and not must_stop:
+        eval_metrics = _evaluate(evaluator, state, step, recorder)
+        must_stop = eval_metrics is None
+      if step % config.checkpoint.every_steps == 0 or is_last or must_stop:
         checkpointer.save(step, parallel.as_global(state), eval_metrics)
-  return {'step': step} | eval_metrics
+      if must_stop:
+        break
+  return {'step': step} | (eval_metrics or {})
+
+
+def _batches_from(job: Job, step: int) -> Prefetcher:
+  """Returns the batches after so many updates, on the devices."""
+  config = job.config
+  batches = train_batches(
+    config.data, seed=config.seed, start_step=step, shard=this_process()
+  )
+  return device_batches(job, batches)
+
+
+def _evaluate(
+  evaluator: Callable[..., dict[str, float] | None],
+  state: TrainState,
+  step: int,
+  recorder: Recorder,
+) -> dict[str, float] | None:
+  """Evaluates a state for the record; None if told to stop in between."""
+  report = recorder.new_report(step)
+  metrics = evaluator(state, report)
+  if metrics is not None:
+    recorder.evaluated(step, metrics, report)
+  return metrics
+
+
+def _is_cut_short(job: Job, metrics: dict[str, float]) -> bool:
+  """Returns whether a run was told to stop, and says so."""
+  is_cut_short = metrics.keys() == {'step'}
+  if is_cut_short:
+    logging.warning(
+      'Told to stop after step %d of %d; the same command goes on there.',
+      metrics['step'],
+      job.num_steps,
+    )
+  return is_cut_short
+
+
+def _is_due(job: Job, step: int) -> bool:
+  """Returns whether the state after so many updates is evaluated."""
+  return step > 0 and (
+    step % job.config.evaluate_every_steps == 0 or step == job.num_steps
+  )
 
 
 def _first_state(job: Job) -> TrainState:

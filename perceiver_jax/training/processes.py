@@ -1,10 +1,12 @@
 """What the processes of a run agree on."""
 
 import contextlib
+import zlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 
@@ -24,6 +26,45 @@ def meet(where: str) -> None:
   """Waits until every process is there."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(where)
+
+
+def check_same(what: str, text: str) -> None:
+  """Checks that all processes have the same text; all must call this.
+
+  Raises:
+    ValueError: in all of them, if they do not.
+  """
+  if jax.process_count() == 1:
+    return
+  sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))
+  if (count := len(set(sums.tolist()))) > 1:
+    raise ValueError(
+      f'{what} must be the same in all processes of a job, got {count} '
+      'different ones.'
+    )
+
+
+def check_shared(directory: epath.Path) -> None:
+  """Checks that all processes see one directory; all must call this.
+
+  Raises:
+    ValueError: in all of them, if they do not.
+    OSError: the primary process cannot write to it.
+  """
+  if jax.process_count() == 1:
+    return
+  trial = directory / '.seen_by_all'
+  if is_primary():
+    trial.write_text('')
+  meet('a file is where all should see it')
+  is_hidden = anywhere(not trial.exists())
+  if is_primary():
+    trial.unlink()
+  if is_hidden:
+    raise ValueError(
+      'workdir must be one directory for all processes of a job, on a disk '
+      f'that they share, got {directory}, which is another one for some.'
+    )
 
 
 @contextlib.contextmanager

@@ -83,9 +83,9 @@ class Saver:
       error=error,
     )
 
-  def close(self) -> None:
-    """Ends the thread."""
-    self._worker.shutdown()
+  def close(self, *, wait: bool = True) -> None:
+    """Ends the thread; after a save under way, if `wait`."""
+    self._worker.shutdown(wait=wait)
 
   def _complete(self, step: int, manifest: Manifest, target: Any) -> None:
     self._store.wait()

@@ -7,6 +7,7 @@ proves damaged goes to `damaged_checkpoints/STEP`.
 """
 
 import contextlib
+import json
 import logging as python_logging
 import os
 import uuid
@@ -195,6 +196,19 @@ class Store:
         f'{self._directory} must hold a good checkpoint, got damaged ones '
         f'alone; to start anew, move {self._aside} away.'
       )
+
+  def replace_manifest(self, step: int, manifest: Manifest) -> None:
+    """Describes a checkpoint anew; a kill leaves the old words or the new."""
+    self.manifests[step] = manifest
+    if jax.process_index():
+      return
+    path = self._directory / str(step) / 'manifest' / _MANIFEST
+    written = path.with_name(f'{path.name}.new')
+    try:
+      written.write_text(json.dumps(manifest.sealed()))
+      written.replace(path)
+    except OSError as error:
+      logging.warning('%s could not be written: %s', path, error)
 
   def delete(self, step: int) -> None:
     """Deletes a checkpoint, so that a kill never leaves a part of it."""
