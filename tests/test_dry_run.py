@@ -55,7 +55,9 @@ def _line(summary, name):
   return float(size.replace(',', ''))
 
 
-@pytest.mark.parametrize('shard', [False, True])
+@pytest.mark.parametrize(
+  'shard', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_arguments_of_an_update_are_the_state_and_the_batch(digits_dir, shard):
   config = sharded_job.sharded_config(digits_dir, shard=shard)
   config.model.num_latents, config.model.latent_channels = 32, 128

@@ -91,6 +91,7 @@ def test_infinity_is_told_from_nan(digits_dir, tmp_path):
     loop.train(config, tmp_path, debug_nans=True)
 
 
+@pytest.mark.slow
 def test_finite_run_comes_to_the_same_and_bears_the_search_for_a_scale(
   digits_dir, tmp_path
 ):
