@@ -7,6 +7,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import many_processes
 import numpy as np
 import optax
 import pytest
@@ -313,4 +314,32 @@ def test_a_run_goes_on_with_any_devices_and_either_way(digits_dir, tmp_path):
     (8, 8, 'off'),
   ):
     lines = train(parts, num_devices, num_steps, switch)
+  _assert_same_losses(lines, straight)
+
+
+@pytest.mark.slow
+def test_processes_divide_among_the_devices_of_all(digits_dir, tmp_path):
+  def train(workdir, num_processes, num_steps, switch):
+    ended = many_processes.run(
+      [
+        *(*many_processes.TRAIN, '--config=tests/tiny_job_config.py'),
+        *(f'--workdir={workdir}', f'--config.num_steps={num_steps}'),
+        *('--config.ema_decay=0.5', f'--config.shard_optimizer_state={switch}'),
+      ],
+      num_processes=num_processes,
+      num_devices=8 // num_processes,
+      env={'TFDS_DATA_DIR': digits_dir},
+    )
+    assert [process.returncode for process in ended] == [0] * num_processes, (
+      ended[0].stderr
+    )
+    return read_metrics(workdir / 'metrics.jsonl')
+
+  straight = train(tmp_path / 'straight', 1, 6, False)
+  parts = tmp_path / 'parts'
+  for num_processes, num_steps, switch in (
+    (1, 2, True),
+    (2, 6, True),
+  ):
+    lines = train(parts, num_processes, num_steps, switch)
   _assert_same_losses(lines, straight)
