@@ -2,10 +2,11 @@
 
 Source: arXiv 2103.03206, section 4.3. Two cross-attends, each before 6
 self-attends, 64 bands up to 1120; LAMB with a constant learning rate of 1e-3,
-batch 512, 50,000 steps, within which the paper saw it saturate. Points are
-scaled by 0.99 to 1.01 each, then clouds are centred and fitted into a cube. No
-weight decay, no clipping and no label smoothing, of which the paper says
-nothing. The learning rate follows the batch size in proportion.
+batch 512, 50,000 steps, within which the paper saw it saturate. Clouds are
+centred, their points scaled by 0.99 to 1.01 each, and clouds centred again and
+fitted into a cube. No weight decay, no clipping and no label smoothing, of
+which the paper says nothing. The learning rate follows the batch size in
+proportion.
 
   python train.py --config=configs/modelnet40.py --workdir=runs/modelnet40 \
     --config.data.data_dir=DATA --config.model.precision=BFLOAT16

@@ -295,6 +295,19 @@ def test_training_scales_each_point_by_a_factor_of_its_own():
   np.testing.assert_allclose(np.linalg.norm(plain, axis=-1), 1, rtol=1e-4)
 
 
+def test_where_a_model_lies_in_its_file_does_not_matter():
+  rng = np.random.default_rng(0)
+  points = rng.uniform(-8, 8, size=(1000, 3)).astype(np.float32).round(2)
+  here, far = (
+    _data().preprocess(
+      {'points': points + np.float32(offset), 'label': 0},
+      np.random.default_rng(1),
+    )['points']
+    for offset in (0, 4096)
+  )
+  np.testing.assert_allclose(far, here, atol=1e-3)
+
+
 @pytest.mark.parametrize('points', [np.ones((5, 3)), np.full((5, 3), np.nan)])
 def test_points_without_an_extent_are_refused(points):
   example = {'points': points.astype(np.float32), 'label': 0}

@@ -12,9 +12,10 @@ from perceiver_jax.data.unreadable import UnreadableError
 class PointsData(LabelledData):
   """Clouds of as many points each, in a cube.
 
-  In training each point is moved away from the origin, or towards it, by a
-  factor of its own. Then the cloud is centred on the mean of its points and
-  scaled by one factor so that it just fits the cube [-1, 1]^3.
+  The cloud is centred on the mean of its points, wherever its file has it. In
+  training each point is then moved away from there, or towards it, by a factor
+  of its own. At last the cloud is centred again and scaled by one factor so
+  that it just fits the cube [-1, 1]^3.
 
   Examples are `{'points': float32 [M, 3], 'label': int32 []}`.
 
@@ -38,12 +39,17 @@ class PointsData(LabelledData):
   def preprocess(
     self, example: dict[str, Any], rng: np.random.Generator | None
   ) -> dict[str, np.ndarray]:
-    points = example['points']
+    points = centred(example['points'])
     if rng is not None:
       factors = rng.uniform(*self.scale_range, size=(len(points), 1))
       points = points * factors.astype(points.dtype)
     label = np.asarray(example['label'], np.int32)
     return {'points': in_cube(points), 'label': label}
+
+
+def centred(points: Float[np.ndarray, 'M 3']) -> Float[np.ndarray, 'M 3']:
+  """Returns points with mean 0."""
+  return points - points.mean(axis=0)
 
 
 def in_cube(
@@ -54,11 +60,11 @@ def in_cube(
   Raises:
     UnreadableError: they are not finite, or all in one place.
   """
-  centred = points - points.mean(axis=0)
-  extent = np.abs(centred).max()
+  points = centred(points)
+  extent = np.abs(points).max()
   if not 0.0 < extent < np.inf:
     raise UnreadableError(
       'points must be finite and not all in one place, got an extent of '
       f'{extent}.'
     )
-  return centred / extent
+  return points / extent
