@@ -218,6 +218,11 @@ def _video_of_any_size():
     ),
     (
       tiny_models.tagger(True).config,
+      {'sample_rate_hz': 0},
+      'sample_rate_hz must be at least 1, got 0',
+    ),
+    (
+      tiny_models.tagger(True).config,
       {'frame_rate_hz': 0},
       'frame_rate_hz must be at least 1, got 0',
     ),

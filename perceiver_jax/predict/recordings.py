@@ -99,7 +99,7 @@ def clip_format(
   if len(arrays) > sum(name is not None for name in (audio, video)):
     kinds = {name: type(part).__name__ for name, part in arrays.items()}
     raise ValueError(
-      f'the inputs of a model that listens must be sound, video or both, got '
+      'the inputs of a model that listens must be sound, video or both, got '
       f'{kinds}.'
     )
   sound = arrays.get(audio)
@@ -111,7 +111,8 @@ def clip_format(
         f'{own_rate_hz}, got {sample_rate_hz}.'
       )
     sample_rate_hz = own_rate_hz
-  sample_rate_hz = sample_rate_hz or SAMPLE_RATE_HZ
+  elif sample_rate_hz is None:
+    sample_rate_hz = SAMPLE_RATE_HZ
   for name, rate_hz in (
     ('sample_rate_hz', sample_rate_hz),
     ('frame_rate_hz', frame_rate_hz),
