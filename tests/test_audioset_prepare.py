@@ -20,6 +20,7 @@ from perceiver_jax.data.audioset import cluster
 from perceiver_jax.data.audioset.__main__ import main
 from perceiver_jax.data.audioset.builder import Preparation
 from perceiver_jax.data.audioset.clips import Remark, read_clip
+from perceiver_jax.data.audioset.contents import contents_of
 from perceiver_jax.data.audioset.prepare import merge, prepare
 from perceiver_jax.data.records import Records, prepared_builder
 
@@ -189,6 +190,12 @@ def test_beam_makes_the_same_data_and_report(manual_dir, data_dir, tmp_path):
     assert (tmp_path / 'audioset' / '1.0.0' / name).read_text() == (
       data_dir / 'audioset' / '1.0.0' / name
     ).read_text()
+  found, expected = (
+    contents_of(prepared_builder('audioset', str(directory)), 'eval')
+    for directory in (tmp_path, data_dir)
+  )
+  for actual, array in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(actual, array)
 
 
 def test_workers_get_paths_that_hold_in_any_directory(
