@@ -79,3 +79,20 @@ def test_speed_on_an_accelerator_is_measured(tmp_path):
   (row,) = json.loads(path.read_text())['rows']
   assert row['preset'] in table
   assert row['images_per_second'] == pytest.approx(2 * row['steps_per_second'])
+
+
+@pytest.mark.slow
+def test_clips_of_audioset_are_measured_beside_films(tmp_path):
+  path = tmp_path / 'rows.json'
+  small = ['--num_films=2', '--num_clips=8', '--num_decoded=2', '--repeats=1']
+  table = _run('audioset_pipeline.py', *small, f'--json={path}')
+  costs = json.loads(path.read_text())['cpu_ms']
+  assert set(costs) == {
+    'raw, mel',
+    'video',
+    'raw_video, mel_video',
+    'FFmpeg, from the last key frame',
+    'FFmpeg, from the beginning',
+  }
+  for name, cost in costs.items():
+    assert cost > 0 and name in table

@@ -11,6 +11,7 @@ import pathlib
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_configs import FULL_PRESETS, KINETICS, KINETICS_QUERIES
 
@@ -248,3 +249,23 @@ def test_flops_of_preset_follow_the_formulas(
     tokens, channels, crosses=crosses, attention_decoder=attention_decoder
   )
   assert perceiver_jax.count_flops(FULL_PRESETS[name], _IMAGE) == expected
+
+
+def test_zeros_are_a_spectrogram_between_silence_and_loudness():
+  inputs = presets.perceiver_audioset_mel().inputs
+  seconds = np.arange(61_440) / 48_000
+  rng = np.random.default_rng(0)
+  spectrum = np.fft.rfft(rng.normal(size=61_440))
+  spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+  pink = np.fft.irfft(spectrum)
+  sounds = [
+    0 * seconds,
+    np.sin(2 * np.pi * 1000 * seconds),
+    # The level at which Kaldi's filter banks have the mean of AudioSet.
+    pink * (10 ** (-32 / 20) / pink.std()),
+  ]
+  audio = np.stack(sounds)[..., None].astype(np.float32)
+  silence, tone, noise = np.asarray(inputs.spectrogram(audio))
+  np.testing.assert_allclose(silence, (np.log(1e-8) + 12) / 4, rtol=1e-5)
+  np.testing.assert_allclose(tone[30].max(), 12 / 4, atol=0.2)
+  assert abs(noise.mean()) < 0.3

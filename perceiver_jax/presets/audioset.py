@@ -18,6 +18,11 @@ What the papers leave open, and what was chosen here:
 - The spectrogram: 60 frames x 80 mel bins make the 4,800 inputs of [1]: a hop
   of 1,024 samples (21 ms), windows of 2,048, 50 Hz to 14 kHz, and positions in
   time and frequency. [1] says no more than 4,800.
+- The logarithm of its power begins at -80 dB and is standardised, so that a
+  spectrogram of zeros, which a dropped one becomes, is a mean one. Mean and
+  deviation are an estimate: AudioSet's filter banks by Kaldi have -4.27 and
+  4.57, which is published with AST (arXiv 2104.01778); noises and speech that
+  have these have about -12 and 4 here.
 
 SpecAugment is part of the spectrogram, which is computed on the device, and
 its sizes are a choice, too; the augmentation of frames belongs to the data.
@@ -142,7 +147,12 @@ def _raw_audio() -> AudioInput:
 def _mel() -> SpectrogramInput:
   positions = FourierPositions(num_bands=64, max_resolution=(60, 80))
   return SpectrogramInput(
-    num_samples=_NUM_SAMPLES, positions=positions, spec_augment=SpecAugment()
+    log_offset=1e-8,
+    log_mean=-12.0,
+    log_std=4.0,
+    num_samples=_NUM_SAMPLES,
+    positions=positions,
+    spec_augment=SpecAugment(),
   )
 
 
