@@ -329,7 +329,8 @@ class Checkpointer:
     return state
 
   def _restored_as_saved(self, step: int) -> Any:
-    target = self._store.read_tree(step)
+    # With places, because those that it was saved with may not exist here.
+    target = jax.tree.map(_abstract, self._store.read_tree(step))
     if spelled_arrays(target) != self._store.manifests[step].arrays:
       raise DamagedCheckpointError('it has other arrays than when it was saved')
     return self._restored(step, target)
