@@ -5,9 +5,8 @@
 Every algorithm runs in this one process, in turns; times are medians, given as
 ratios to the plain algorithm. The error is the largest difference from plain
 in any output or gradient, over the largest number in that array. Memory is
-what the compiled program allocates besides arguments and results.
-FLOPs are `cost_analysis`, which counts the body of a loop once: those of
-chunked algorithms are per chunk.
+what the compiled program allocates besides arguments and results. FLOPs are
+those of all matrix products, by their shapes, in every step of a loop.
 """
 
 import argparse
@@ -26,6 +25,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from perceiver_jax.flops import flops_of  # noqa: E402
 from perceiver_jax.modalities.image import FourierPositions  # noqa: E402
 from perceiver_jax.nn.cross_attention import (  # noqa: E402
   Algorithm,
@@ -33,16 +33,30 @@ from perceiver_jax.nn.cross_attention import (  # noqa: E402
   InputNorm,
   prepare,
 )
-from perceiver_jax.nn.tokens import Tokens  # noqa: E402
+from perceiver_jax.nn.positions import learned_positions  # noqa: E402
+from perceiver_jax.nn.tokens import JoinedTokens, Tokens  # noqa: E402
+
+
+class Block(NamedTuple):
+  """The shapes of inputs of one modality.
+
+  Attributes:
+    axes: sizes of the grid of inputs.
+    content: channels of the inputs, without positions.
+    num_bands: of Fourier positions; 0: none.
+  """
+
+  axes: tuple[int, ...]
+  content: int
+  num_bands: int = 0
 
 
 class Case(NamedTuple):
   """The shapes of a cross-attend.
 
   Attributes:
-    axes: sizes of the grid of inputs.
-    content: channels of the inputs, without positions.
-    num_bands: of Fourier positions; 0: none.
+    blocks: the inputs; of several modalities they get learned channels, as
+      many as the widest has and 4 more.
     num_queries: number N.
     query_channels: number D.
     qk_channels: of queries and keys; None: as many as inputs have.
@@ -51,9 +65,7 @@ class Case(NamedTuple):
     trains_content: whether the content needs a gradient.
   """
 
-  axes: tuple[int, ...]
-  content: int
-  num_bands: int = 0
+  blocks: tuple[Block, ...]
   num_queries: int = 512
   query_channels: int = 1024
   qk_channels: int | None = None
@@ -63,16 +75,31 @@ class Case(NamedTuple):
 
 
 CASES = {
-  'imagenet': Case((224, 224), 3, 64),
-  'imagenet_conv': Case((56, 56), 64, 64, trains_content=True),
-  'video': Case((16, 56, 56), 48, 64),
-  'text': Case((2048,), 768, 0, 256, 1280, 256, 1280, 8, True),
-  'class_decoder': Case((512,), 1024, 0, 1, 1024, trains_content=True),
-  'audioset': Case((13_024,), 487),
-  'flow': Case((368, 496), 64, 64, 2048, 512, trains_content=True),
-  'flow_decoder': Case((2048,), 512, 0, 182_528, 322, 512, trains_content=True),
+  'imagenet': Case((Block((224, 224), 3, 64),)),
+  'imagenet_conv': Case((Block((56, 56), 64, 64),), trains_content=True),
+  'video': Case((Block((16, 56, 56), 48, 64),)),
+  'text': Case((Block((2048,), 768),), 256, 1280, 256, 1280, 8, True),
+  'class_decoder': Case((Block((512,), 1024),), 1, trains_content=True),
+  'audioset': Case(
+    (Block((480,), 128, 64), Block((16, 28, 28), 384, 16)), 512, 512
+  ),
+  'kinetics': Case(
+    (
+      Block((1920,), 16, 192),
+      Block((16, 56, 56), 48, 32),
+      Block((1,), 700),
+    ),
+    784,
+    512,
+  ),
+  'flow': Case((Block((368, 496), 64, 64),), 2048, 512, trains_content=True),
+  'flow_decoder': Case(
+    (Block((2048,), 512),), 182_528, 322, 512, trains_content=True
+  ),
   # The queries of one of sixteen frames.
-  'video_decoder': Case((784,), 512, 0, 50_176, 1026, 512, trains_content=True),
+  'video_decoder': Case(
+    (Block((784,), 512),), 50_176, 1026, 512, trains_content=True
+  ),
 }
 
 
@@ -104,6 +131,10 @@ def _compare(
       programs[algorithm] = jax.jit(program).lower(*arguments).compile()
     except ValueError:
       continue  # The algorithm does not apply.
+  flops = {
+    algorithm: flops_of(_program(CASES[name], algorithm, backward), *arguments)
+    for algorithm in programs
+  }
   results = {a: jax.device_get(p(*arguments)) for a, p in programs.items()}
   times = {algorithm: [] for algorithm in programs}
   for _ in range(repeats):
@@ -121,7 +152,7 @@ def _compare(
         'algorithm': algorithm.name,
         'seconds': statistics.median(times[algorithm]),
         'bytes': program.memory_analysis().temp_size_in_bytes,
-        'flops': program.cost_analysis()['flops'],
+        'flops': flops[algorithm],
         'error': _error(results[Algorithm.PLAIN], results[algorithm]),
       }
     )
@@ -150,7 +181,9 @@ def _arguments(case: Case, batch_size: int) -> tuple[Any, ...]:
     return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
   queries = normal(batch_size, case.num_queries, case.query_channels)
-  content = normal(batch_size, *case.axes, case.content)
+  content = tuple(
+    normal(batch_size, *block.axes, block.content) for block in case.blocks
+  )
   program = _attention(case, Algorithm.PLAIN)
   shapes = jax.eval_shape(program.init, jax.random.key(0), queries, content)
   params = jax.tree.map(
@@ -163,9 +196,7 @@ def _attention(case: Case, algorithm: Algorithm) -> hk.Transformed:
   """Returns layer norm and attention, without the rest of the block."""
 
   def attend(queries, content):
-    fourier = FourierPositions(num_bands=case.num_bands)
-    positions = fourier(case.axes) if case.num_bands else ()
-    tokens = Tokens(content, positions)
+    tokens = _tokens(case, content)
     qk_channels = case.qk_channels or tokens.num_channels
     sizes = {
       'num_heads': case.num_heads,
@@ -178,6 +209,26 @@ def _attention(case: Case, algorithm: Algorithm) -> hk.Transformed:
     return attention(queries, inputs, norm, None, None, is_training=False)
 
   return hk.transform(attend)
+
+
+def _tokens(
+  case: Case, content: tuple[jax.Array, ...]
+) -> Tokens | JoinedTokens:
+  """Returns the inputs, joined if they are of several modalities."""
+  blocks = []
+  for block, array in zip(case.blocks, content, strict=True):
+    fourier = FourierPositions(num_bands=block.num_bands)
+    positions = fourier(block.axes) if block.num_bands else ()
+    blocks.append(Tokens(array, positions))
+  if len(blocks) == 1:
+    return blocks[0]
+  width = 4 + max(block.num_channels for block in blocks)
+  names = tuple(f'block_{i}' for i in range(len(blocks)))
+  padded = []
+  for name, block in zip(names, blocks, strict=True):
+    (constant,) = learned_positions(1, width - block.num_channels, 0.02, name)
+    padded.append(Tokens(block.content, block.positions, constant))
+  return JoinedTokens(tuple(padded), names)
 
 
 def _program(case: Case, algorithm: Algorithm, backward: bool) -> Any:

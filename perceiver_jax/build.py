@@ -1,6 +1,5 @@
 """From a config to the pure functions that other JAX code calls."""
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -298,8 +297,7 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
   def encode(inputs, *, is_training=False, input_mask=None):
     tokens = input_modality(inputs, is_training=is_training)
     # Modalities that need full precision have computed in it.
-    content = tokens.content.astype(_policy(config.precision).compute_dtype)
-    tokens = dataclasses.replace(tokens, content=content)
+    tokens = tokens.astype(_policy(config.precision).compute_dtype)
     input_mask = config.inputs.join_masks(input_mask, tokens)
     return encoder(tokens, input_mask, is_training=is_training)
 

@@ -17,7 +17,7 @@ from perceiver_jax.model import AverageDecoder, PerceiverConfig, Placement
 from perceiver_jax.nn.cross_attention import PreparedInputs
 from perceiver_jax.nn.positions import learned_positions
 from perceiver_jax.nn.repeat import Block, Remat, repeat, stack
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.tokens import AnyTokens
 
 
 class Encoded(NamedTuple):
@@ -31,7 +31,7 @@ class Encoded(NamedTuple):
   """
 
   latents: Latents
-  tokens: Tokens | None
+  tokens: AnyTokens | None
   mask: InputMask | None
 
 
@@ -43,7 +43,7 @@ class Encoder(hk.Module):
     self._config = config
 
   def __call__(
-    self, tokens: Tokens, mask: InputMask | None, *, is_training: bool
+    self, tokens: AnyTokens, mask: InputMask | None, *, is_training: bool
   ) -> Encoded:
     config = self._config
     latents = learned_positions(
@@ -52,8 +52,7 @@ class Encoder(hk.Module):
       config.latent_init_scale,
       'latents',
     )
-    batch_size = tokens.content.shape[0]
-    latents = jnp.broadcast_to(latents, (batch_size, *latents.shape))
+    latents = jnp.broadcast_to(latents, (tokens.batch_size, *latents.shape))
     inputs = config.cross_attend.prepare(tokens, num_queries=config.num_latents)
     cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
     latents = cross_attend(
@@ -133,7 +132,7 @@ class Processor(hk.Module):
       attend_and_transform, latents, rounds, rngs[1], num_crosses
     )
 
-  def _prepared(self, tokens: Tokens | None) -> PreparedInputs | None:
+  def _prepared(self, tokens: AnyTokens | None) -> PreparedInputs | None:
     """Computes what depends on the inputs alone, if they are read again."""
     config = self._config
     if not config.reads_inputs_again:

@@ -11,13 +11,10 @@ from perceiver_jax.arrays import Params
 from perceiver_jax.build import build_with_state
 from perceiver_jax.flops import as_published, flops_of, weight_shapes
 from perceiver_jax.modalities.base import InputConfig
-from perceiver_jax.modalities.multimodal import (
-  JoinedTokens,
-  MultimodalInput,
-)
+from perceiver_jax.modalities.multimodal import MultimodalInput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import AttendConfig
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens
 
 
 class Stage(NamedTuple):
@@ -160,18 +157,18 @@ def _parts(config: PerceiverConfig) -> tuple[Callable, tuple]:
 
 
 def _input_stages(
-  config: InputConfig, inputs: Any, tokens: Tokens
+  config: InputConfig, inputs: Any, tokens: AnyTokens
 ) -> Iterator[Stage]:
   if not isinstance(config, MultimodalInput):
     yield Stage('inputs', *_shape_and_dtype(inputs))
     return
-  for name, _ in tokens.counts:
+  for name in tokens.names:
     yield Stage(f'inputs {name}', *_shape_and_dtype(inputs[name]))
-  for name, count in tokens.counts:
+  for name, count in tokens.counts.items():
     part = config.modalities[name]
     learned = config.num_channels - part.num_channels
     sources = part.channel_sources | ({'learned': learned} if learned else {})
-    shape = [len(tokens.content), count, config.num_channels]
+    shape = [tokens.batch_size, count, config.num_channels]
     yield Stage(f'tokens {name}', str(shape), _sum(sources, part))
 
 
@@ -180,11 +177,11 @@ def _tokens_stage(
 ) -> Stage:
   tokens = model.tokens
   if isinstance(tokens, JoinedTokens):
-    note = f'{_sum(dict(tokens.counts))} tokens'
+    note = f'{_sum(tokens.counts)} tokens'
   else:
     note = _sum(config.inputs.channel_sources, config.inputs)
   num_channels = config.inputs.num_channels
-  shape = [len(tokens.content), tokens.num_tokens, num_channels]
+  shape = [tokens.batch_size, tokens.num_tokens, num_channels]
   return Stage(
     'tokens', str(shape), note, _count(params, 'inputs'), model.flops['tokens']
   )

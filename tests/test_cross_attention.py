@@ -1,16 +1,18 @@
 """Every algorithm of cross-attention gives the numbers of the plain one."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_problem import Problem, assert_equal, plain
 
 from perceiver_jax.modalities.image import FourierPositions
 from perceiver_jax.nn.cross_attention import base, choice, queries
 from perceiver_jax.nn.cross_attention.absorbed import Absorbed
-from perceiver_jax.nn.cross_attention.base import Dropout, InputParameters
+from perceiver_jax.nn.cross_attention.base import Dropout
 from perceiver_jax.nn.cross_attention.choice import Algorithm
 from perceiver_jax.nn.cross_attention.chunked import Chunked
 from perceiver_jax.nn.cross_attention.plain import Plain
@@ -23,87 +25,6 @@ _ALGORITHMS = {
   'chunked': lambda tokens: Chunked.prepare(tokens.dense(), 7),
   'separable': lambda tokens: Separable.prepare(tokens, 13),
 }
-
-
-def _plain(tokens):
-  return Plain(tokens.dense())
-
-
-def _same(function):
-  return function
-
-
-class _Problem:
-  """Random arguments of cross-attention, and all gradients."""
-
-  def __init__(
-    self,
-    axes=(6, 5),
-    *,
-    heads=2,
-    scale=1.0,
-    dtype=jnp.float32,
-    batch=2,
-    bands=3,
-  ):
-    self.rng = np.random.default_rng(0)
-    self.dtype = dtype
-    table = self.normal(np.prod(axes), 2)
-    positions = (*FourierPositions(num_bands=bands)(axes), table)
-    self.tokens = Tokens(self.normal(batch, *axes, 3), positions)
-    channels, qk, v = self.tokens.num_channels, heads * 4, heads * 3
-    self.query = scale * self.normal(batch, 7, heads, 4)
-    self.params = InputParameters(
-      1 + self.normal(channels) / 4,
-      self.normal(channels),
-      *(self.normal(channels, qk) / channels**0.5, self.normal(qk)),
-      *(self.normal(channels, v) / channels**0.5, self.normal(v)),
-    )
-    self.cotangent = self.normal(batch, 7, v)
-
-  def normal(self, *shape):
-    return jnp.asarray(self.rng.normal(size=shape), self.dtype)
-
-  def read(self, prepare, query, params, tokens, mask=None, dropout=None):
-    prepared = prepare(tokens)
-    return prepared.read(query, params, mask, dropout)
-
-  def gradients(
-    self, prepare, mask=None, dropout=None, wrap=_same, jit=True, quick=True
-  ):
-    """Returns the output, and gradients of query, parameters and tokens."""
-
-    def read(query, params, tokens):
-      return self.read(prepare, query, params, tokens, mask, dropout)
-
-    arguments = (self.query, self.params, self.tokens)
-    arguments = jax.tree.map(jnp.asarray, arguments)
-
-    def gradients(*arguments):
-      output, pull = jax.vjp(wrap(read), *arguments)
-      return output, *pull(self.cotangent)
-
-    if jit:
-      # Small problems: compiling takes nearly all the time.
-      options = {'xla_backend_optimization_level': 0} if quick else None
-      gradients = jax.jit(gradients, compiler_options=options)
-    output, query, params, tokens = gradients(*arguments)
-    # The exact gradient of a key bias is zero.
-    return output, query, params._replace(key_b=0), tokens
-
-
-def _assert_equal(expected, actual, tolerance=2e-5):
-  """Holds arrays equal relative to the largest number of each."""
-  pairs = zip(
-    jax.tree_util.tree_leaves_with_path(expected),
-    jax.tree.leaves(actual),
-    strict=True,
-  )
-  for (path, a), b in pairs:
-    a, b = (np.asarray(x, np.float64) for x in (a, b))
-    error = np.max(np.abs(a - b), initial=0)
-    limit = tolerance * np.max(np.abs(a), initial=0.1)
-    assert error <= limit, f'{jax.tree_util.keystr(path)}: {error} > {limit}'
 
 
 def _mask(problem):
@@ -124,35 +45,35 @@ def _mask(problem):
   ids=['2d', '3d', 'one_token'],
 )
 def test_outputs_and_gradients_equal_plain(name, kwargs):
-  problem = _Problem(**kwargs)
-  _assert_equal(problem.gradients(_plain), problem.gradients(_ALGORITHMS[name]))
+  problem = Problem(**kwargs)
+  assert_equal(problem.gradients(plain), problem.gradients(_ALGORITHMS[name]))
 
 
 @pytest.mark.parametrize('name', _ALGORITHMS)
 def test_large_logits_equal_plain(name):
-  problem = _Problem(scale=100.0)
+  problem = Problem(scale=100.0)
   # Logits reach some hundreds: float32 keeps them to about 2e-5.
-  _assert_equal(
-    problem.gradients(_plain), problem.gradients(_ALGORITHMS[name]), 1e-3
+  assert_equal(
+    problem.gradients(plain), problem.gradients(_ALGORITHMS[name]), 1e-3
   )
 
 
 @pytest.mark.parametrize('name', _ALGORITHMS)
 @pytest.mark.parametrize('prob', [0.0, 0.3], ids=['', 'dropout'])
 def test_masks_and_dropout_equal_plain(name, prob):
-  problem = _Problem()
+  problem = Problem()
   dropout = Dropout(jax.random.key(0), prob) if prob else None
   gradients = functools.partial(
     problem.gradients, mask=_mask(problem), dropout=dropout
   )
-  _assert_equal(gradients(_plain), gradients(_ALGORITHMS[name]))
+  assert_equal(gradients(plain), gradients(_ALGORITHMS[name]))
 
 
 @pytest.mark.parametrize('name', [*_ALGORITHMS, 'plain'])
 def test_masked_tokens_get_no_gradient_and_empty_rows_give_zeros(name):
-  problem = _Problem()
+  problem = Problem()
   mask = _mask(problem)
-  prepare = _ALGORITHMS.get(name, _plain)
+  prepare = _ALGORITHMS.get(name, plain)
   output, query, _, tokens = problem.gradients(prepare, mask)
   content = tokens.content.reshape(*mask.shape, -1)
   assert np.all(np.asarray(content)[~np.asarray(mask)] == 0)
@@ -163,42 +84,42 @@ def test_masked_tokens_get_no_gradient_and_empty_rows_give_zeros(name):
 
 @pytest.mark.parametrize('name', _ALGORITHMS)
 def test_bfloat16_is_as_near_to_float32_as_plain(name):
-  exact = _Problem(heads=1)
-  rounded = _Problem(heads=1, dtype=jnp.bfloat16)
-  expected = exact.gradients(_plain)[0]
+  exact = Problem(heads=1)
+  rounded = Problem(heads=1, dtype=jnp.bfloat16)
+  expected = exact.gradients(plain)[0]
 
   def error(prepare):
     output = rounded.gradients(prepare)[0]
     assert output.dtype == jnp.bfloat16
     return np.max(np.abs(np.asarray(output, np.float32) - expected))
 
-  assert error(_ALGORITHMS[name]) <= max(2 * error(_plain), 0.02)
+  assert error(_ALGORITHMS[name]) <= max(2 * error(plain), 0.02)
 
 
 @pytest.mark.parametrize('name', ['chunked', 'separable'])
 def test_transformations_do_not_change_numbers(name):
-  problem = _Problem()
+  problem = Problem()
   prepare = _ALGORITHMS[name]
   expected = problem.gradients(prepare)
 
   def vmapped(read):
     def call(query, params, tokens):
       def one(query, content):
-        example = Tokens(content[None], tokens.positions)
+        example = dataclasses.replace(tokens, content=content[None])
         return read(query[None], params, example)[0]
 
       return jax.vmap(one)(query, tokens.content)
 
     return call
 
-  _assert_equal(expected, problem.gradients(prepare, jit=False))
-  _assert_equal(expected, problem.gradients(prepare, wrap=vmapped))
-  _assert_equal(expected, problem.gradients(prepare, wrap=jax.checkpoint))
+  assert_equal(expected, problem.gradients(prepare, jit=False))
+  assert_equal(expected, problem.gradients(prepare, wrap=vmapped))
+  assert_equal(expected, problem.gradients(prepare, wrap=jax.checkpoint))
 
 
 @pytest.mark.parametrize('name', ['chunked', 'separable'])
 def test_pmap_does_not_change_numbers(name):
-  problem = _Problem()
+  problem = Problem()
 
   def read(query, params, tokens):
     return problem.read(_ALGORITHMS[name], query, params, tokens)
@@ -212,7 +133,7 @@ def test_pmap_does_not_change_numbers(name):
   )
   stacked = jax.tree.map(lambda leaf: leaf[None], arguments)
   actual = jax.pmap(gradient, axis_name='devices')(*stacked)
-  _assert_equal(
+  assert_equal(
     jax.jit(gradient)(*arguments),
     jax.tree.map(lambda leaf: leaf[0], actual),
   )
@@ -230,7 +151,7 @@ def test_dropout_of_a_token_does_not_depend_on_its_chunk():
 @pytest.mark.parametrize('name', ['chunked', 'separable'])
 def test_memory_does_not_hold_queries_times_tokens(name):
   def temporary_bytes(side):
-    problem = _Problem((side, 64), heads=1, batch=1)
+    problem = Problem((side, 64), heads=1, batch=1)
 
     def loss(query, params, tokens):
       prepare = {
@@ -256,9 +177,9 @@ def test_memory_does_not_hold_queries_times_tokens(name):
 
 
 def test_chunks_of_queries_do_not_change_numbers(monkeypatch):
-  problem = _Problem((1, 3))
+  problem = Problem((1, 3))
   mask = jnp.asarray([[True, False, True], [True, True, True]])
-  prepared = _plain(problem.tokens)
+  prepared = plain(problem.tokens)
 
   def outputs(query):
     return queries.read(prepared, query, problem.params, mask, None)
@@ -268,8 +189,8 @@ def test_chunks_of_queries_do_not_change_numbers(monkeypatch):
   actual = jax.vjp(outputs, problem.query)
   jaxpr = str(jax.make_jaxpr(outputs)(problem.query))
   assert 'scan' in jaxpr
-  _assert_equal(expected[0], actual[0])
-  _assert_equal(expected[1](problem.cotangent), actual[1](problem.cotangent))
+  assert_equal(expected[0], actual[0])
+  assert_equal(expected[1](problem.cotangent), actual[1](problem.cotangent))
 
 
 _SIZES = {'num_heads': 1, 'qk_channels': 261, 'v_channels': 261}
@@ -324,8 +245,8 @@ def test_an_algorithm_can_be_forced(algorithm, kind):
 
 
 def test_shared_projections_are_read_as_they_are():
-  problem = _Problem()
-  prepared = _plain(problem.tokens)
+  problem = Problem()
+  prepared = plain(problem.tokens)
   projected = prepared.project(problem.params)
   assert projected.keys_and_values is not None
   arguments = (problem.query, problem.params, None, None)
@@ -346,7 +267,7 @@ def test_normalise_gives_mean_zero_and_variance_one():
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['absorbed', 'chunked', 'separable'])
 def test_full_size_equals_plain_jitted_and_eager(name):
-  problem = _Problem((224, 224), heads=1, batch=1, bands=64)
+  problem = Problem((224, 224), heads=1, batch=1, bands=64)
   channels = problem.tokens.num_channels
   wide = problem.normal(1, 512, 1, 264)
   problem.query, problem.cotangent = wide, problem.normal(1, 512, 264)
@@ -362,5 +283,5 @@ def test_full_size_equals_plain_jitted_and_eager(name):
     'separable': Separable.prepare,
   }[name]
   # Plain, not compiled, is what a compiler's mistake cannot touch.
-  expected = problem.gradients(_plain, jit=False)
-  _assert_equal(expected, problem.gradients(prepare, quick=False), 2e-4)
+  expected = problem.gradients(plain, jit=False)
+  assert_equal(expected, problem.gradients(prepare, quick=False), 2e-4)

@@ -190,7 +190,7 @@ def test_tokens_stand_in_alphabetical_order_with_learned_channels():
   tokens, dense, params = _tokens(config, _inputs())
   # A patch of video has 12 values and 15 positions; 4 channels are added.
   assert dense.shape == (2, 3 + 1 + 8, 31) and config.num_channels == 31
-  assert tokens.counts == (('audio', 3), ('label', 1), ('video', 8))
+  assert tokens.counts == {'audio': 3, 'label': 1, 'video': 8}
   np.testing.assert_array_equal(
     dense[:, :3, :4], _inputs()['audio'].reshape(2, 3, 4)
   )

@@ -310,6 +310,7 @@ _SEPARABLE = (
   'optical_flow',
   'perceiver_v1_shared',
   'perceiver_v1_unshared',
+  'video_autoencoding',
 )
 
 

@@ -9,14 +9,14 @@ from jaxtyping import Array, Float, Num
 
 from perceiver_jax.arrays import AnyArray, InputMask, QueryMask
 from perceiver_jax.config import Config
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.tokens import AnyTokens
 
 
 @runtime_checkable
 class InputModality(Protocol):
   """A Haiku module that turns raw inputs into tokens."""
 
-  def __call__(self, inputs: Any, *, is_training: bool) -> Tokens: ...
+  def __call__(self, inputs: Any, *, is_training: bool) -> AnyTokens: ...
 
 
 @runtime_checkable
@@ -101,7 +101,7 @@ class InputConfig(Config):
 
     return jax.tree.map(cast, inputs)
 
-  def join_masks(self, input_mask: Any, tokens: Tokens) -> InputMask | None:
+  def join_masks(self, input_mask: Any, tokens: AnyTokens) -> InputMask | None:
     """Returns one mask over all tokens, of masks as the modality takes them.
 
     Args:
@@ -114,7 +114,7 @@ class InputConfig(Config):
     """
     _check_single('input_mask', input_mask, self)
     if input_mask is not None:
-      shape = (tokens.content.shape[0], tokens.num_tokens)
+      shape = (tokens.batch_size, tokens.num_tokens)
       check_mask('input_mask', input_mask, shape)
     return input_mask
 

@@ -18,7 +18,7 @@ from perceiver_jax.modalities.queried_by_inputs import (
   QueriedByInputs,
   QueriedByInputsModality,
 )
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.tokens import AnyTokens, Tokens
 
 
 class FlowInput(GridInput):
@@ -150,7 +150,7 @@ class FlowOutputModality(QueriedByInputsModality):
   def __call__(
     self,
     decoded: Float[Array, 'B O E'],
-    raw_queries: Tokens | Float[Array, 'B O E'],
+    raw_queries: AnyTokens | Float[Array, 'B O E'],
   ) -> Float[Array, 'B *grid 2']:
     config = self._config
     init = hk.initializers.Constant(0.0) if config.use_zero_init else None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import InputMask, Masks, QueryMask, register_pytree
+from perceiver_jax.arrays import AnyArray, InputMask, Masks, QueryMask
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
@@ -18,23 +18,9 @@ from perceiver_jax.modalities.base import (
   check_mask,
 )
 from perceiver_jax.nn.positions import learned_positions
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens, Tokens
 
 _INIT_SCALE = 0.02
-
-
-@register_pytree
-@dataclasses.dataclass(frozen=True)
-class JoinedTokens(Tokens):
-  """Tokens of several modalities, one after the other.
-
-  Attributes:
-    counts: how many tokens each modality has, in order.
-  """
-
-  counts: tuple[tuple[str, int], ...] = dataclasses.field(
-    default=(), metadata={'static': True}
-  )
 
 
 class MultimodalInput(InputConfig):
@@ -105,8 +91,8 @@ class MultimodalInput(InputConfig):
     """Joins masks of modalities, where None or no mask means all tokens."""
     if not isinstance(input_mask, Mapping):
       return super().join_masks(input_mask, tokens)
-    batch_size = tokens.content.shape[0]
-    return _joined('input_mask', input_mask, dict(tokens.counts), batch_size)
+    batch_size = tokens.batch_size
+    return _joined('input_mask', input_mask, tokens.counts, batch_size)
 
   def make(self, name: str) -> 'MultimodalModality':
     return MultimodalModality(self, name=name)
@@ -127,14 +113,13 @@ class MultimodalModality(hk.Module):
     self, inputs: Mapping[str, Any], *, is_training: bool
   ) -> JoinedTokens:
     _check_names('inputs', inputs, self.modalities)
-    parts = {}
+    blocks = []
     for name, modality in self.modalities.items():
-      tokens = modality(inputs[name], is_training=is_training)
+      tokens = _as_block(modality(inputs[name], is_training=is_training))
       tokens = self._dropped(name, tokens, is_training=is_training)
-      dense = self._padded(name, tokens.dense())
-      parts[name] = self._masked(name, dense, is_training=is_training)
-    counts = tuple((name, part.shape[1]) for name, part in parts.items())
-    return JoinedTokens(jnp.concatenate(list(parts.values()), 1), counts=counts)
+      tokens = self._padded(name, tokens)
+      blocks.append(self._masked(name, tokens, is_training=is_training))
+    return JoinedTokens(tuple(blocks), tuple(self.modalities))
 
   @hk.transparent
   def _dropped(self, name: str, tokens: Tokens, *, is_training: bool) -> Tokens:
@@ -149,32 +134,35 @@ class MultimodalModality(hk.Module):
     return dataclasses.replace(tokens, content=content)
 
   @hk.transparent
-  def _padded(
-    self, name: str, dense: Float[Array, 'B m C']
-  ) -> Float[Array, 'B m P']:
+  def _padded(self, name: str, tokens: Tokens) -> Tokens:
     """Appends the learned channels of the modality."""
-    count = self._config.num_channels - dense.shape[-1]
-    return _with_padding(name, dense, count)
+    count = self._config.num_channels - tokens.num_channels
+    if count == 0:
+      return tokens
+    constant = _padding(name, count)
+    if tokens.constant is not None:
+      constant = jnp.concatenate([tokens.constant, constant])
+    return dataclasses.replace(tokens, constant=constant)
 
   @hk.transparent
-  def _masked(
-    self, name: str, dense: Float[Array, 'B m P'], *, is_training: bool
-  ) -> Float[Array, 'B m P']:
+  def _masked(self, name: str, tokens: Tokens, *, is_training: bool) -> Tokens:
     """Replaces some tokens by the learned one."""
     config = self._config
     if name not in config.mask_probs:
-      return dense
-    mask_token = learned_positions(
-      1, dense.shape[-1], _INIT_SCALE, f'{name}_mask_token'
-    ).astype(dense.dtype)
+      return tokens
+    (mask_token,) = learned_positions(
+      1, tokens.num_channels, _INIT_SCALE, f'{name}_mask_token'
+    )
     prob = config.mask_probs[name]
     if is_training and prob > 0.0:
+      # What a token has in common with others of the grid is gone.
+      dense = tokens.dense()
       shape = (*dense.shape[:2], 1)
       mask = jax.random.bernoulli(hk.next_rng_key(), prob, shape)
-      return jnp.where(mask, mask_token, dense)
+      return Tokens(jnp.where(mask, mask_token.astype(dense.dtype), dense))
     if not is_training and name in config.masked_in_evaluation:
-      return jnp.broadcast_to(mask_token, dense.shape)
-    return dense
+      return Tokens(tokens.content[..., :0], constant=mask_token)
+    return tokens
 
 
 class MultimodalOutput(OutputConfig):
@@ -334,14 +322,24 @@ class MultimodalOutputModality(hk.Module):
     return {name: raw_queries[name] for name in sorted(raw_queries)}
 
 
+def _as_block(tokens: AnyTokens) -> Tokens:
+  """Returns tokens as one block, dense if they are several."""
+  return tokens if isinstance(tokens, Tokens) else Tokens(tokens.dense())
+
+
+def _padding(name: str, count: int) -> Float[AnyArray, ' P']:
+  """Returns learned channels, the same for all rows."""
+  (padding,) = learned_positions(1, count, _INIT_SCALE, f'{name}_padding')
+  return padding
+
+
 def _with_padding(
   name: str, array: Float[Array, 'B m C'], count: int
 ) -> Float[Array, 'B m P']:
   """Appends learned channels, the same for all rows."""
   if count == 0:
     return array
-  padding = learned_positions(1, count, _INIT_SCALE, f'{name}_padding')
-  padding = jnp.broadcast_to(padding, (*array.shape[:2], count))
+  padding = jnp.broadcast_to(_padding(name, count), (*array.shape[:2], count))
   return jnp.concatenate([array, padding.astype(array.dtype)], axis=-1)
 
 

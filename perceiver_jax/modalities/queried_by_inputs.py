@@ -6,7 +6,7 @@ import haiku as hk
 from jaxtyping import Array, Float
 
 from perceiver_jax.modalities.base import OutputConfig
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.tokens import AnyTokens
 
 
 class QueriedByInputs(OutputConfig):
@@ -29,13 +29,13 @@ class QueriedByInputsModality(hk.Module):
     self._config = config
 
   def num_queries(
-    self, raw_queries: Tokens | Float[Array, 'B O E'] | None
+    self, raw_queries: AnyTokens | Float[Array, 'B O E'] | None
   ) -> int:
     return _features(raw_queries).shape[1]
 
   def queries(
     self,
-    raw_queries: Tokens | Float[Array, 'B O E'] | None,
+    raw_queries: AnyTokens | Float[Array, 'B O E'] | None,
     batch_size: int,
     num_channels: int,
   ) -> Float[Array, 'B O E']:
@@ -50,13 +50,13 @@ class QueriedByInputsModality(hk.Module):
 
 
 def _features(
-  raw_queries: Tokens | Float[Array, 'B O E'] | None,
+  raw_queries: AnyTokens | Float[Array, 'B O E'] | None,
 ) -> Float[Array, 'B O E']:
   if raw_queries is None:
     raise ValueError(
       'queries must be the input tokens, encoded.tokens, or features of some '
       'of them, got None.'
     )
-  if isinstance(raw_queries, Tokens):
+  if isinstance(raw_queries, AnyTokens):
     return raw_queries.dense()
   return raw_queries

@@ -24,7 +24,7 @@ from perceiver_jax.nn.cross_attention import (
   prepare,
 )
 from perceiver_jax.nn.repeat import Remat
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.tokens import AnyTokens
 
 
 class Gelu(enum.Enum):
@@ -122,7 +122,7 @@ class CrossAttendConfig(AttendConfig):
   algorithm: Algorithm = Algorithm.AUTO
 
   def prepare(
-    self, inputs: Tokens | Float[Array, 'B M C'], *, num_queries: int
+    self, inputs: AnyTokens | Float[Array, 'B M C'], *, num_queries: int
   ) -> PreparedInputs:
     """Computes what depends on the inputs alone, for one or more cross-attends.
 
@@ -134,7 +134,7 @@ class CrossAttendConfig(AttendConfig):
       ValueError: the `algorithm` does not apply to the inputs.
     """
     channels = (
-      inputs.num_channels if isinstance(inputs, Tokens) else inputs.shape[-1]
+      inputs.num_channels if isinstance(inputs, AnyTokens) else inputs.shape[-1]
     )
     qk_channels, v_channels = self._channels(channels)
     return prepare(

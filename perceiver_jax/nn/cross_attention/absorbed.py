@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.arrays import register_pytree
-from perceiver_jax.nn.cross_attention.absorption import absorb, release
+from perceiver_jax.nn.cross_attention.absorption import AbsorbingInputs, Average
 from perceiver_jax.nn.cross_attention.base import (
+  MASKED_LOGIT,
   Dropout,
-  InputParameters,
   masked_softmax,
   normalise,
 )
@@ -18,7 +18,7 @@ from perceiver_jax.nn.cross_attention.base import (
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class Absorbed:
+class Absorbed(AbsorbingInputs):
   """Normalised inputs, read by queries that absorbed the projections.
 
   Attributes:
@@ -39,38 +39,28 @@ class Absorbed:
   def num_channels(self) -> int:
     return self.normalised.shape[-1]
 
-  def project(self, params: InputParameters) -> 'Absorbed':
-    del params
-    return self
-
-  def weights(
-    self,
-    query: Float[Array, 'B N H F'],
-    params: InputParameters,
-    mask: Bool[Array, 'B M'] | None,
-  ) -> Float[Array, 'B H N M']:
-    batch, num_queries, num_heads, _ = query.shape
-    logits = jnp.einsum(
+  def logits(self, rows: Float[Array, 'B R C']) -> Float[Array, 'B R M']:
+    return jnp.einsum(
       'brc,bmc->brm',
-      absorb(query, params).astype(self.normalised.dtype),
+      rows.astype(self.normalised.dtype),
       self.normalised,
       preferred_element_type=jnp.float32,
     )
-    weights = masked_softmax(logits, mask)
-    return weights.reshape(batch, num_heads, num_queries, -1)
 
-  def read(
+  def average(
     self,
-    query: Float[Array, 'B N H F'],
-    params: InputParameters,
+    rows: Float[Array, 'B R C'],
     mask: Bool[Array, 'B M'] | None,
     dropout: Dropout | None,
-  ) -> Float[Array, 'B N HG']:
+  ) -> Average:
     normalised = self.normalised
-    batch, num_inputs, _ = normalised.shape
-    weights = self.weights(query, params, mask).reshape(batch, -1, num_inputs)
+    logits = self.logits(rows)
+    if mask is not None:
+      logits = jnp.where(mask[:, None], logits, MASKED_LOGIT)
+    log_sum = jax.nn.logsumexp(logits, axis=-1)
+    weights = masked_softmax(logits, mask)
     if dropout is not None:
-      tokens = jnp.arange(num_inputs)
+      tokens = jnp.arange(self.num_inputs)
       weights = weights * dropout.factors(tokens, weights.shape[:2])
     average = jnp.einsum(
       'brm,bmc->brc',
@@ -78,8 +68,7 @@ class Absorbed:
       normalised,
       preferred_element_type=jnp.float32,
     )
-    # Without dropout the sum is a constant: its gradient is rounding noise.
     total = jnp.sum(weights, axis=-1)
     if dropout is None:
       total = jax.lax.stop_gradient(total)
-    return release(average, total, params, query)
+    return Average(average, total, log_sum)

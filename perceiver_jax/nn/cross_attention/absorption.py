@@ -1,5 +1,8 @@
 """Queries that read normalised inputs directly, without keys and values.
 
+Algorithms that do so differ in how they hold the inputs: they are subclasses
+of `AbsorbingInputs`.
+
 With x the normalised inputs before scale g and offset o, a logit is
 q . ((g x + o) W_k + b_k) / sqrt(F): the product of x with the row
 g (W_k q) / sqrt(F), plus terms that all inputs share and softmax ignores. The
@@ -10,10 +13,87 @@ Normalised inputs sum to zero over channels, so rows may be centred; then a
 row times x is the row times the raw input over its standard deviation.
 """
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import abc
+from typing import NamedTuple
 
-from perceiver_jax.nn.cross_attention.base import InputParameters
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from perceiver_jax.nn.cross_attention.base import (
+  Dropout,
+  InputParameters,
+  masked_softmax,
+)
+
+
+class Average(NamedTuple):
+  """What absorbed queries read of some inputs; all float32.
+
+  Attributes:
+    inputs: normalised inputs, averaged by the weights of each row.
+    total: sums of these weights: 1 but for masks and dropout.
+    log_sum: logarithm of the sum of exp(logit) over the inputs used, by which
+      averages of other inputs can be added; `MASKED_LOGIT` if none is used.
+  """
+
+  inputs: Float[Array, 'B R C']
+  total: Float[Array, 'B R']
+  log_sum: Float[Array, 'B R']
+
+
+class AbsorbingInputs(abc.ABC):
+  """Prepared inputs that queries read without keys and values."""
+
+  @property
+  @abc.abstractmethod
+  def num_inputs(self) -> int:
+    """The number M of inputs."""
+
+  @property
+  @abc.abstractmethod
+  def num_channels(self) -> int:
+    """The number C of channels of an input."""
+
+  @abc.abstractmethod
+  def logits(self, rows: Float[Array, 'B R C']) -> Float[Array, 'B R M']:
+    """Returns the products of rows of `absorb` and inputs; float32."""
+
+  @abc.abstractmethod
+  def average(
+    self,
+    rows: Float[Array, 'B R C'],
+    mask: Bool[Array, 'B M'] | None,
+    dropout: Dropout | None,
+  ) -> Average:
+    """Returns averages of the inputs, by the softmax of `logits`.
+
+    Without dropout, no gradient flows through the sums of the weights: these
+    are constants, and the gradient would be rounding noise.
+    """
+
+  def project(self, params: InputParameters) -> 'AbsorbingInputs':
+    del params
+    return self
+
+  def weights(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+  ) -> Float[Array, 'B H N M']:
+    batch, num_queries, num_heads, _ = query.shape
+    weights = masked_softmax(self.logits(absorb(query, params)), mask)
+    return weights.reshape(batch, num_heads, num_queries, -1)
+
+  def read(
+    self,
+    query: Float[Array, 'B N H F'],
+    params: InputParameters,
+    mask: Bool[Array, 'B M'] | None,
+    dropout: Dropout | None,
+  ) -> Float[Array, 'B N HG']:
+    average = self.average(absorb(query, params), mask, dropout)
+    return release(average.inputs, average.total, params, query)
 
 
 def absorb(

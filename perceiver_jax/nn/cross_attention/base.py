@@ -58,10 +58,16 @@ class Dropout:
   Attributes:
     rng: the key.
     prob: probability that a weight is zeroed.
+    start: position of the first token of those at hand, among all M.
   """
 
   rng: Rng
   prob: float = dataclasses.field(metadata={'static': True})
+  start: int = dataclasses.field(default=0, metadata={'static': True})
+
+  def after(self, count: int) -> 'Dropout':
+    """Returns the same dropout, as the tokens after so many number it."""
+    return dataclasses.replace(self, start=self.start + count)
 
   def factors(
     self, tokens: Int[Array, ' m'], shape: tuple[int, int]
@@ -69,8 +75,8 @@ class Dropout:
     """Returns what to multiply weights by: zero or 1 / (1 - prob).
 
     Args:
-      tokens: positions among all M; a token gets the same factors whatever
-        other tokens it is asked for with.
+      tokens: positions, counted from `start`; a token gets the same factors
+        whatever other tokens it is asked for with.
       shape: numbers B of examples and R of rows, heads times queries.
     """
     keep_prob = 1.0 - self.prob
@@ -79,7 +85,7 @@ class Dropout:
       rng = jax.random.fold_in(self.rng, token)
       return jax.random.bernoulli(rng, keep_prob, shape)
 
-    kept = jax.vmap(of_token, out_axes=2)(tokens)
+    kept = jax.vmap(of_token, out_axes=2)(self.start + tokens)
     return kept.astype(jnp.float32) / keep_prob
 
 

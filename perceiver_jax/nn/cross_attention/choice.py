@@ -5,11 +5,17 @@ import enum
 from jaxtyping import Array, Float
 
 from perceiver_jax.nn.cross_attention.absorbed import Absorbed
+from perceiver_jax.nn.cross_attention.absorption import AbsorbingInputs
 from perceiver_jax.nn.cross_attention.base import PreparedInputs
 from perceiver_jax.nn.cross_attention.chunked import Chunked
+from perceiver_jax.nn.cross_attention.joined import Joined
 from perceiver_jax.nn.cross_attention.plain import Plain
-from perceiver_jax.nn.cross_attention.separable import Separable, is_separable
-from perceiver_jax.nn.tokens import Tokens
+from perceiver_jax.nn.cross_attention.separable import (
+  Separable,
+  is_separable,
+  num_content_channels,
+)
+from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens, Tokens
 
 # More attention weights than this, in one example, are computed in chunks.
 _MAX_WEIGHTS = 2**20
@@ -23,7 +29,9 @@ class Algorithm(enum.Enum):
     PLAIN: keys, values and all attention weights are built, as published.
     ABSORBED: queries absorb the projections of keys and values.
     CHUNKED: as ABSORBED, in chunks of inputs.
-    SEPARABLE: as CHUNKED, and Fourier features of a grid are never built.
+    SEPARABLE: as CHUNKED, and Fourier features of a grid are never built. Of
+      several modalities, those that are such a grid; the others are read as
+      with AUTO.
   """
 
   AUTO = enum.auto()
@@ -34,7 +42,7 @@ class Algorithm(enum.Enum):
 
 
 def prepare(
-  inputs: Tokens | Float[Array, 'B M C'],
+  inputs: AnyTokens | Float[Array, 'B M C'],
   algorithm: Algorithm,
   *,
   num_queries: int,
@@ -55,40 +63,63 @@ def prepare(
   Raises:
     ValueError: the algorithm does not apply to these inputs.
   """
-  separable = isinstance(inputs, Tokens) and is_separable(inputs)
-  if algorithm is Algorithm.SEPARABLE and not separable:
-    found = inputs.axes if isinstance(inputs, Tokens) else 'a dense array'
+  if not isinstance(inputs, AnyTokens):
+    inputs = Tokens(inputs)
+  blocks = inputs.blocks if isinstance(inputs, JoinedTokens) else (inputs,)
+  if algorithm is Algorithm.SEPARABLE and not any(map(is_separable, blocks)):
+    found = ' and '.join(str(block.axes) for block in blocks)
     raise ValueError(
       'the algorithm must not be SEPARABLE unless the inputs are a grid of two '
       f'or more axes with features of single axes, got {found}.'
     )
-  if algorithm is Algorithm.AUTO:
-    if isinstance(inputs, Tokens):
-      num_inputs, num_channels = inputs.num_tokens, inputs.num_channels
-    else:
-      num_inputs, num_channels = inputs.shape[1:]
-    absorbs = absorption_pays(
-      num_queries=num_queries,
-      num_inputs=num_inputs,
-      num_channels=num_channels,
-      num_heads=num_heads,
-      projected_channels=qk_channels + v_channels,
-    )
-    is_large = num_heads * num_queries * num_inputs > _MAX_WEIGHTS
-    if separable and is_large:
-      algorithm = Algorithm.SEPARABLE
-    elif not absorbs:
-      algorithm = Algorithm.PLAIN
-    else:
-      algorithm = Algorithm.CHUNKED if is_large else Algorithm.ABSORBED
-  if algorithm is Algorithm.SEPARABLE:
-    return Separable.prepare(inputs)
-  dense = inputs.dense() if isinstance(inputs, Tokens) else inputs
+  algorithms = [
+    _absorbing(algorithm, block, num_rows=num_heads * num_queries)
+    for block in blocks
+  ]
+  if algorithm is Algorithm.AUTO and not absorption_pays(
+    num_queries=num_queries,
+    num_inputs=inputs.num_tokens,
+    num_channels=inputs.num_channels,
+    num_heads=num_heads,
+    projected_channels=qk_channels + v_channels,
+    num_read=sum(map(_num_read, blocks, algorithms)),
+  ):
+    algorithm = Algorithm.PLAIN
   if algorithm is Algorithm.PLAIN:
-    return Plain(dense)
-  if algorithm is Algorithm.ABSORBED:
-    return Absorbed.prepare(dense)
-  return Chunked.prepare(dense)
+    return Plain(inputs.dense())
+  parts = tuple(map(_prepared, blocks, algorithms))
+  return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+def _absorbing(
+  algorithm: Algorithm, block: Tokens, *, num_rows: int
+) -> Algorithm:
+  """Returns how absorbed queries read a block, if it is not forced."""
+  if algorithm in (Algorithm.ABSORBED, Algorithm.CHUNKED):
+    return algorithm
+  is_large = num_rows * block.num_tokens > _MAX_WEIGHTS
+  is_forced = algorithm is Algorithm.SEPARABLE
+  if is_separable(block) and (is_large or is_forced):
+    return Algorithm.SEPARABLE
+  return Algorithm.CHUNKED if is_large else Algorithm.ABSORBED
+
+
+def _prepared(block: Tokens, algorithm: Algorithm) -> AbsorbingInputs:
+  if algorithm is Algorithm.SEPARABLE:
+    return Separable.prepare(block)
+  if algorithm is Algorithm.CHUNKED:
+    return Chunked.prepare(block.dense())
+  return Absorbed.prepare(block.dense())
+
+
+def _num_read(block: Tokens, algorithm: Algorithm) -> int:
+  """Returns how many numbers of a block absorbed queries are multiplied with.
+
+  Those that tokens of a grid share are multiplied once; they do not count.
+  """
+  if algorithm is Algorithm.SEPARABLE:
+    return block.num_tokens * num_content_channels(block)
+  return block.num_tokens * block.num_channels
 
 
 def absorption_pays(
@@ -98,6 +129,7 @@ def absorption_pays(
   num_channels: int,
   num_heads: int,
   projected_channels: int,
+  num_read: int,
 ) -> bool:
   """Tells whether reading normalised inputs takes fewer products.
 
@@ -107,10 +139,10 @@ def absorption_pays(
     num_channels: channels C of an input.
     num_heads: number H.
     projected_channels: channels of keys and of values, together.
+    num_read: how many numbers a row of absorbed queries is multiplied with: M C
+      unless inputs are separable.
   """
   projections = num_channels * projected_channels
   plain = num_inputs * (projections + num_queries * projected_channels)
-  absorbed = num_queries * (
-    projections + 2 * num_heads * num_inputs * num_channels
-  )
+  absorbed = num_queries * (projections + 2 * num_heads * num_read)
   return absorbed < plain

@@ -6,17 +6,13 @@ from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.arrays import register_pytree
 from perceiver_jax.nn.cross_attention import online
-from perceiver_jax.nn.cross_attention.absorption import absorb, release
-from perceiver_jax.nn.cross_attention.base import (
-  Dropout,
-  InputParameters,
-  normalise,
-)
+from perceiver_jax.nn.cross_attention.absorption import AbsorbingInputs, Average
+from perceiver_jax.nn.cross_attention.base import Dropout, normalise
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class Chunked:
+class Chunked(AbsorbingInputs):
   """Normalised inputs, read chunk by chunk.
 
   Attributes:
@@ -43,33 +39,22 @@ class Chunked:
   def num_channels(self) -> int:
     return self.normalised.shape[-1]
 
-  def project(self, params: InputParameters) -> 'Chunked':
-    del params
-    return self
+  def logits(self, rows: Float[Array, 'B R C']) -> Float[Array, 'B R M']:
+    return online.logits(self._factors(rows))
 
-  def weights(
+  def average(
     self,
-    query: Float[Array, 'B N H F'],
-    params: InputParameters,
-    mask: Bool[Array, 'B M'] | None,
-  ) -> Float[Array, 'B H N M']:
-    rows = absorb(query, params).astype(self.normalised.dtype)
-    return online.weights(
-      online.Factors(rows, self.normalised), mask, num_heads=query.shape[2]
-    )
-
-  def read(
-    self,
-    query: Float[Array, 'B N H F'],
-    params: InputParameters,
+    rows: Float[Array, 'B R C'],
     mask: Bool[Array, 'B M'] | None,
     dropout: Dropout | None,
-  ) -> Float[Array, 'B N HG']:
-    rows = absorb(query, params).astype(self.normalised.dtype)
-    sums = online.read(
-      online.Factors(rows, self.normalised),
+  ) -> Average:
+    sums, log_sum = online.read(
+      self._factors(rows),
       mask,
       dropout,
       chunk_size=self.chunk_size or online.chunk_size(rows),
     )
-    return release(sums.content, sums.total, params, query)
+    return Average(sums.content, sums.total, log_sum)
+
+  def _factors(self, rows: Float[Array, 'B R C']) -> online.Factors:
+    return online.Factors(rows.astype(self.normalised.dtype), self.normalised)

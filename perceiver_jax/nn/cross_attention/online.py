@@ -7,8 +7,10 @@ Row r gives token m the logit
 with an optional factor s_m of the token and, for tokens on a grid of L times X,
 optional terms of its lead and last coordinate. What is read are the sums over
 tokens of weights times factors, times x_m (`content`), by lead and by last
-coordinate (`lead`, `last`), and of the weights alone (`total`). Only a chunk of
-weights is in memory at a time; the backward pass computes them again.
+coordinate (`lead`, `last`), and of the weights alone (`total`); besides, the
+logarithm of the softmax's denominator, by which what was read of other tokens
+can be added. Only a chunk of weights is in memory at a time; the backward pass
+computes them again.
 """
 
 import functools
@@ -18,11 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from perceiver_jax.nn.cross_attention.base import (
-  MASKED_LOGIT,
-  Dropout,
-  masked_softmax,
-)
+from perceiver_jax.nn.cross_attention.base import MASKED_LOGIT, Dropout
 
 _CHUNK_WEIGHTS = 2**19
 
@@ -73,7 +71,7 @@ def read(
   dropout: Dropout | None,
   *,
   chunk_size: int,
-) -> Sums:
+) -> tuple[Sums, Float[Array, 'B R']]:
   """Reads tokens in chunks.
 
   Args:
@@ -84,7 +82,9 @@ def read(
       whole lead coordinates.
 
   Returns:
-    The sums, in float32; differentiable (in reverse mode) in `factors`.
+    The sums, and the logarithm of the sum of exp(logit) over all used tokens,
+    `MASKED_LOGIT` without any; float32, and differentiable (in reverse mode)
+    in `factors`.
   """
   num_tokens = factors.content.shape[1]
   width = factors.num_last
@@ -96,29 +96,17 @@ def read(
     if mask is None:
       mask = jnp.ones(factors.content.shape[:2], bool)
     factors, mask = _pad(factors, mask, padding)
-  sums = _read(lead_size * width, factors, mask, dropout)
+  sums, log_sum = _read(lead_size * width, factors, mask, dropout)
   if padding and sums.lead is not None:
     sums = sums._replace(lead=sums.lead[:, :, :num_lead])
-  return sums
+  return sums, log_sum
 
 
-def weights(
-  factors: Factors, mask: Bool[Array, 'B M'] | None, *, num_heads: int
-) -> Float[Array, 'B H N M']:
-  """Returns the weights that `read` never holds all at once.
-
-  Args:
-    factors: what logits are made of.
-    mask: which tokens to use.
-    num_heads: number H; the R = H N rows are queries within heads.
-  """
+def logits(factors: Factors) -> Float[Array, 'B R M']:
+  """Returns the logits that `read` never holds all at once; float32."""
   num_tokens = factors.content.shape[1]
-  chunk = _chunk(jnp.int32(0), num_tokens, factors, mask, None)
-  logits = chunk.scaled(
-    chunk.products(factors.rows, factors.lead, factors.last)
-  )
-  logits = logits.reshape(len(logits), num_heads, -1, num_tokens)
-  return masked_softmax(logits, mask)
+  chunk = _chunk(jnp.int32(0), num_tokens, factors, None, None)
+  return chunk.scaled(chunk.products(factors.rows, factors.lead, factors.last))
 
 
 def _pad(factors: Factors, mask: Array, num_lead: int) -> tuple[Factors, Array]:
@@ -211,12 +199,12 @@ def _chunk(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _read(size, factors, mask, dropout) -> Sums:
+def _read(size, factors, mask, dropout) -> tuple[Sums, Array]:
   return _forward(size, factors, mask, dropout)[0]
 
 
-def _forward(size, factors, mask, dropout) -> tuple[Sums, Any]:
-  """Returns the sums and what the backward pass needs."""
+def _forward(size, factors, mask, dropout) -> tuple[Any, Any]:
+  """Returns what is read and what the backward pass needs."""
   rows, last = factors.rows, factors.last
   batch, num_rows, num_channels = rows.shape
   num_chunks = factors.content.shape[1] // size
@@ -253,24 +241,27 @@ def _forward(size, factors, mask, dropout) -> tuple[Sums, Any]:
   # without any, the sums are of excluded tokens and are dropped here.
   usable = True if mask is None else jnp.any(mask, axis=-1, keepdims=True)
   factor = jnp.where(usable, 1.0 / denominator, 0.0)
-  log_sum = jnp.where(usable, maximum + jnp.log(denominator), 0.0)
+  log_sum = jnp.where(usable, maximum + jnp.log(denominator), MASKED_LOGIT)
   if by_lead is not None:
     late = jnp.exp(maxima - maximum) * factor
     by_lead = _joined(by_lead * late[..., None], axis=2)
     by_last = by_last * factor[..., None]
   total = factor * (denominator if total is None else total)
   sums = Sums(content * factor[..., None], total, by_lead, by_last)
-  return sums, (factors, mask, dropout, sums, log_sum)
+  return (sums, log_sum), (factors, mask, dropout, sums, log_sum)
 
 
-def _backward(size, residuals, cotangents: Sums) -> tuple[Any, None, None]:
+def _backward(size, residuals, cotangents) -> tuple[Any, None, None]:
   factors, mask, dropout, sums, log_sum = residuals
+  cotangents, d_log_sum = cotangents
   if dropout is None:
     # The total is a constant: its gradient would be rounding noise.
     cotangents = cotangents._replace(total=jnp.zeros_like(cotangents.total))
   rows, last = factors.rows, factors.last
   chunks = jnp.arange(factors.content.shape[1] // size)
-  inner = _inner_products(sums, cotangents)
+  inner = _inner_products(sums, cotangents) - d_log_sum
+  # Where all tokens are masked, weights of zero.
+  log_sum = jnp.where(log_sum == MASKED_LOGIT, 0.0, log_sum)
   lead_slices = size // factors.num_last
 
   def step(carry, index):

@@ -16,18 +16,14 @@ from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.arrays import register_pytree
 from perceiver_jax.nn.cross_attention import online
-from perceiver_jax.nn.cross_attention.absorption import absorb, release
-from perceiver_jax.nn.cross_attention.base import (
-  EPSILON,
-  Dropout,
-  InputParameters,
-)
+from perceiver_jax.nn.cross_attention.absorption import AbsorbingInputs, Average
+from perceiver_jax.nn.cross_attention.base import EPSILON, Dropout
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
 
 
 @register_pytree
 @dataclasses.dataclass(frozen=True)
-class Separable:
+class Separable(AbsorbingInputs):
   """Tokens of a grid of two or more axes, kept factored.
 
   Attributes:
@@ -54,6 +50,8 @@ class Separable:
     cls, tokens: Tokens, chunk_size: int | None = None
   ) -> 'Separable':
     """Prepares tokens for which `is_separable`."""
+    if tokens.constant is not None:
+      tokens = _with_constant_as_features(tokens)
     content, layout = [tokens.content], [(None, tokens.content.shape[-1])]
     features = [[jnp.zeros((size, 0))] for size in tokens.axes]
     for entry in tokens.positions:
@@ -84,32 +82,20 @@ class Separable:
   def num_channels(self) -> int:
     return sum(count for _, count in self.layout)
 
-  def project(self, params: InputParameters) -> 'Separable':
-    del params
-    return self
+  def logits(self, rows: Float[Array, 'B R C']) -> Float[Array, 'B R M']:
+    return online.logits(self._factors(rows))
 
-  def weights(
+  def average(
     self,
-    query: Float[Array, 'B N H F'],
-    params: InputParameters,
-    mask: Bool[Array, 'B M'] | None,
-  ) -> Float[Array, 'B H N M']:
-    factors = self._factors(query, params)
-    return online.weights(factors, mask, num_heads=query.shape[2])
-
-  def read(
-    self,
-    query: Float[Array, 'B N H F'],
-    params: InputParameters,
+    rows: Float[Array, 'B R C'],
     mask: Bool[Array, 'B M'] | None,
     dropout: Dropout | None,
-  ) -> Float[Array, 'B N HG']:
-    factors = self._factors(query, params)
-    sums = online.read(
-      factors,
+  ) -> Average:
+    sums, log_sum = online.read(
+      self._factors(rows),
       mask,
       dropout,
-      chunk_size=self.chunk_size or online.chunk_size(factors.rows),
+      chunk_size=self.chunk_size or online.chunk_size(rows),
     )
     weights = [*self._lead_sums(sums.lead), sums.last]
     averages = [
@@ -118,13 +104,11 @@ class Separable:
     ]
     average = self._join(sums.content, averages)
     average = average - jnp.mean(average, axis=-1, keepdims=True)
-    return release(average, sums.total, params, query)
+    return Average(average, sums.total, log_sum)
 
-  def _factors(
-    self, query: Float[Array, 'B N H F'], params: InputParameters
-  ) -> online.Factors:
+  def _factors(self, rows: Float[Array, 'B R C']) -> online.Factors:
     """Returns what logits are made of."""
-    content_rows, axis_rows = self._split(absorb(query, params))
+    content_rows, axis_rows = self._split(rows)
     terms = [
       _precise('brf,sf->brs', rows, features)
       for rows, features in zip(axis_rows, self.features, strict=True)
@@ -184,6 +168,30 @@ def is_separable(tokens: Tokens) -> bool:
   return len(tokens.axes) > 1 and any(
     isinstance(entry, AxisFeatures) for entry in tokens.positions
   )
+
+
+def num_content_channels(tokens: Tokens) -> int:
+  """Returns how many channels are read token by token: content and tables."""
+  return tokens.content.shape[-1] + sum(
+    entry.shape[-1]
+    for entry in tokens.positions
+    if not isinstance(entry, AxisFeatures)
+  )
+
+
+def _with_constant_as_features(tokens: Tokens) -> Tokens:
+  """Returns the same tokens, on a grid with one more axis, of size 1.
+
+  Constant channels are the features of its only coordinate.
+  """
+  positions = [
+    dataclasses.replace(entry, axis=entry.axis + 1)
+    if isinstance(entry, AxisFeatures)
+    else entry
+    for entry in tokens.positions
+  ]
+  constant = AxisFeatures(tokens.constant[None], 0)
+  return Tokens(tokens.content[:, None], (*positions, constant))
 
 
 def _inverse_std(
