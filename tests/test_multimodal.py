@@ -202,11 +202,27 @@ def test_tokens_stand_in_alphabetical_order_with_learned_channels():
     padding = params[f'{name}_padding']
     assert padding.shape == (1, 31 - own)
     assert np.all(dense[:, rows, own:] == padding[0])
+  # Patches of 2 frames of 2 x 2 stay on their grid, without what they share.
+  assert tokens.blocks[2].content.shape == (2, 2, 2, 2, 12)
+
+
+def test_several_modalities_can_be_one_of_several():
+  config = MultimodalInput(
+    modalities={'media': _multimodal(), 'points': PointsInput(num_bands=1)}
+  )
+  inputs = {'media': _inputs(), 'points': _normal(2, 3, 3)}
+  tokens, dense, params = _tokens(config, inputs)
+  assert tokens.counts == {'media': 12, 'points': 3}
+  assert dense.shape == (2, 15, 35)
+  np.testing.assert_array_equal(
+    dense[:, :3, :4], _inputs()['audio'].reshape(2, 3, 4)
+  )
+  assert np.all(dense[:, :12, 31:] == params['media_padding'][0])
 
 
 def test_label_is_always_masked_in_evaluation():
   tokens, dense, params = _tokens(_multimodal(), _inputs())
-  del tokens
+  assert tokens.blocks[1].content.shape == (2, 1, 0)
   assert np.all(dense[:, 3] == params['label_mask_token'][0])
 
 

@@ -29,9 +29,9 @@ class Algorithm(enum.Enum):
     PLAIN: keys, values and all attention weights are built, as published.
     ABSORBED: queries absorb the projections of keys and values.
     CHUNKED: as ABSORBED, in chunks of inputs.
-    SEPARABLE: as CHUNKED, and Fourier features of a grid are never built. Of
-      several modalities, those that are such a grid; the others are read as
-      with AUTO.
+    SEPARABLE: as CHUNKED, and Fourier features of a grid are never built;
+      where only some of several modalities are on a grid, the others are read
+      by ABSORBED or CHUNKED.
   """
 
   AUTO = enum.auto()
