@@ -135,6 +135,7 @@ def test_jit_equals_eager():
   assert_equal(eager, problem.gradients(prepare, quick=False))
 
 
+@pytest.mark.slow
 def test_transformations_do_not_change_numbers():
   problem = _Blocks()
   prepare = _ALGORITHMS['separable']
