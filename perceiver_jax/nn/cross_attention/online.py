@@ -149,6 +149,11 @@ class _Chunk(NamedTuple):
       return logits
     return jnp.where(self.mask[:, None], logits, MASKED_LOGIT)
 
+  def weights(self, products: Array, log_sum: Array) -> Array:
+    """Returns the softmax; where all tokens are masked, zeros."""
+    log_sum = jnp.where(log_sum == MASKED_LOGIT, 0.0, log_sum)
+    return jnp.exp(self.logits(products) - log_sum[..., None])
+
   def scaled(self, array: Array) -> Array:
     scale = self.factors.scale
     return array if scale is None else array * scale[:, None]
@@ -260,18 +265,16 @@ def _backward(size, residuals, cotangents) -> tuple[Any, None, None]:
   rows, last = factors.rows, factors.last
   chunks = jnp.arange(factors.content.shape[1] // size)
   inner = _inner_products(sums, cotangents) - d_log_sum
-  # Where all tokens are masked, weights of zero.
-  log_sum = jnp.where(log_sum == MASKED_LOGIT, 0.0, log_sum)
-  lead_slices = size // factors.num_last
+  num_lead = size // factors.num_last
 
   def step(carry, index):
     chunk = _chunk(index, size, factors, mask, dropout)
     products = chunk.products(rows, chunk.factors.lead, last)
-    weights = jnp.exp(chunk.logits(products) - log_sum[..., None])
+    weights = chunk.weights(products, log_sum)
     d_lead = cotangents.lead
     if d_lead is not None:
       d_lead = jax.lax.dynamic_slice_in_dim(
-        d_lead, index * lead_slices, lead_slices, 2
+        d_lead, index * num_lead, num_lead, 2
       )
     d_scaled = chunk.products(cotangents.content, d_lead, cotangents.last)
     d_weights = chunk.scaled(d_scaled) + cotangents.total[..., None]
@@ -295,13 +298,12 @@ def _backward(size, residuals, cotangents) -> tuple[Any, None, None]:
     None if last is None else jnp.zeros_like(last),
   )
   carry, (d_content, d_scale, d_lead) = jax.lax.scan(step, start, chunks)
-  d_rows, d_last = carry
   d_factors = Factors(
-    d_rows.astype(rows.dtype),
+    carry[0].astype(rows.dtype),
     _joined(d_content, axis=1).astype(factors.content.dtype),
     _joined(d_scale, axis=1),
     _joined(d_lead, axis=2),
-    d_last,
+    carry[1],
   )
   return d_factors, None, None
 
