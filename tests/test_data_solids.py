@@ -92,3 +92,50 @@ def test_solids_are_turned_to_all_sides(points):
   ]
   counts, _ = np.histogram(np.mod(angles, np.pi), bins=4, range=(0, np.pi))
   assert counts.min() >= 3
+
+
+def _radii_and_heights(cloud):
+  """Returns what a turn about the upright axis leaves as it is."""
+  return np.stack([np.hypot(*cloud[:, :2].T), cloud[:, 2]], axis=-1)
+
+
+def test_training_turns_a_solid_about_the_upright_axis_to_all_sides():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(40, 3)).astype(np.float32)
+  example = {'points': points - points.mean(axis=0), 'label': 3}
+  config = SolidsData(is_turned=True, scale_range=(1.0, 1.0))
+  still = config.preprocess(example, None)['points']
+  np.testing.assert_array_equal(
+    still, SolidsData().preprocess(example, None)['points']
+  )
+  angles = []
+  for _ in range(100):
+    moved = config.preprocess(example, rng)
+    assert moved['label'] == 3
+    cloud = moved['points']
+    assert cloud.dtype == np.float32
+    # They fill the cube anew, so one factor is free.
+    scale = np.ptp(still[:, 2]) / np.ptp(cloud[:, 2])
+    np.testing.assert_allclose(
+      _radii_and_heights(scale * cloud), _radii_and_heights(still), atol=1e-5
+    )
+    # One angle for all points, and the sense of rotation is kept.
+    turns = (scale * cloud[:, 0] + 1j * scale * cloud[:, 1]) / (
+      still[:, 0] + 1j * still[:, 1]
+    )
+    np.testing.assert_allclose(turns, turns[0], atol=1e-3)
+    angles.append(np.angle(turns[0]))
+  counts, _ = np.histogram(angles, bins=4, range=(-np.pi, np.pi))
+  assert counts.min() >= 10
+
+
+def test_solids_are_not_turned_unless_they_should_be():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(40, 3)).astype(np.float32)
+  config = SolidsData(scale_range=(1.0, 1.0))
+  example = {'points': points, 'label': 3}
+  np.testing.assert_allclose(
+    config.preprocess(example, rng)['points'],
+    config.preprocess(example, None)['points'],
+    atol=1e-6,
+  )

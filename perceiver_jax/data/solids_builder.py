@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Float
 
 CLASSES = (
   'box', 'capsule', 'cone', 'cylinder', 'prism', 'pyramid', 'ring', 'sphere',
@@ -82,10 +83,12 @@ class Solids(tfds.core.GeneratorBasedBuilder):
       mesh = make[label]()
       mesh.apply_scale(rng.uniform(*_STRETCH, size=3))
       points = sample_points(mesh, NUM_POINTS, rng)
-      yield key, {'points': _turned(points, rng), 'label': label}
+      yield key, {'points': turned(points, rng), 'label': label}
 
 
-def _turned(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def turned(
+  points: Float[np.ndarray, 'M 3'], rng: np.random.Generator
+) -> Float[np.ndarray, 'M 3']:
   """Turns points about the z axis by any angle."""
   angle = rng.uniform(0.0, 2 * np.pi)
   sine, cosine = np.sin(angle), np.cos(angle)
