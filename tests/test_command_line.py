@@ -20,6 +20,9 @@ from perceiver_jax.data.audioset.config import AudioSetData
 from perceiver_jax.data.digits import DigitsData, ScatteredDigitsData
 from perceiver_jax.data.imagenet import ImageNetData
 from perceiver_jax.data.modelnet40 import ModelNet40Data
+from perceiver_jax.data.sights_and_sounds import SightsAndSoundsData
+from perceiver_jax.data.solids import SolidsData
+from perceiver_jax.data.spoken_words import SpokenWordsData
 from perceiver_jax.training import command_line, loop
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.dry_run import dry_run
@@ -60,6 +63,9 @@ _DATA_DIRS = {
   ScatteredDigitsData: 'digits_dir',
   ImageNetData: 'imagenet_dir',
   ModelNet40Data: 'modelnet40_dir',
+  SightsAndSoundsData: 'sights_and_sounds_dir',
+  SolidsData: 'solids_dir',
+  SpokenWordsData: 'spoken_words_dir',
 }
 every_config = pytest.mark.parametrize(
   'config',

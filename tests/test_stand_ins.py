@@ -1,0 +1,89 @@
+"""The embedded stand-ins: their jobs run as docs/stand_ins.md says."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import config_files
+import numpy as np
+import pytest
+
+from perceiver_jax.training import loop
+from perceiver_jax.training.metrics import read_metrics
+
+_ROOT = config_files.DIRECTORY.parent
+_COMMANDS = [
+  line
+  for block in re.findall(
+    r'```bash\n(.*?)```',
+    (_ROOT / 'docs' / 'stand_ins.md').read_text(),
+    re.DOTALL,
+  )
+  for line in block.splitlines()
+]
+NAMES = ('solids', 'spoken_words', 'sights_and_sounds')
+
+
+@pytest.mark.usefixtures('fast_compilation')
+@pytest.mark.parametrize(
+  'name',
+  [
+    'solids',
+    pytest.param('spoken_words', marks=pytest.mark.slow),
+    'sights_and_sounds',
+  ],
+)
+def test_debug_variant_trains_and_is_evaluated(name, request, tmp_path):
+  config = config_files.load(name).get_config('debug')
+  config.data.data_dir = request.getfixturevalue(f'{name}_dir')
+  trained = loop.train(config, tmp_path)
+  lines = [
+    line
+    for line in read_metrics(tmp_path / 'metrics.jsonl')
+    if line['split'] != 'speed'
+  ]
+  assert [(line['step'], line['split']) for line in lines] == [
+    (1, 'train'),
+    (2, 'train'),
+    (2, 'test'),
+  ]
+  assert np.isfinite([line['loss'] for line in lines]).all()
+  assert trained['num_examples'] == config.data.num_eval_examples
+  for file in ('per_class.csv', 'classes.png', 'mistakes.png'):
+    assert (tmp_path / 'evaluation' / file).exists()
+
+
+def test_the_page_has_a_command_for_every_variant():
+  # That each job can run is a test of every config, in test_command_line.
+  pattern = (
+    r'python train.py --config=configs/(\w+).py(?::(\w+))? --workdir=\S+'
+  )
+  matches = [re.fullmatch(pattern, command) for command in _COMMANDS]
+  assert [(match[1], match[2] or '') for match in matches] == [
+    (name, variant)
+    for name in NAMES
+    for variant in config_files.load(name).VARIANTS
+    if variant != 'debug'
+  ]
+
+
+@pytest.mark.slow
+def test_words_of_new_voices_are_told_apart(spoken_words_dir, tmp_path):
+  (command,) = (c for c in _COMMANDS if c.endswith('/spoken_words'))
+  arguments = shlex.split(command)
+  assert arguments[0] == 'python'
+  (tmp_path / 'configs').symlink_to(config_files.DIRECTORY)
+  (tmp_path / 'train.py').symlink_to(_ROOT / 'train.py')
+  ended = subprocess.run(
+    [sys.executable, *arguments[1:]],
+    cwd=tmp_path,
+    env=os.environ | {'TFDS_DATA_DIR': spoken_words_dir},
+    check=True,
+    timeout=600,
+    capture_output=True,
+    text=True,
+  )
+  assert json.loads(ended.stdout)['top_1_accuracy'] >= 0.97
