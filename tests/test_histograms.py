@@ -8,7 +8,7 @@ import tiny_job
 from event_files import events
 
 from perceiver_jax.training import loop, parallel
-from perceiver_jax.training.histograms import histogram, make_histograms
+from perceiver_jax.training.histograms import histograms, make_histograms
 from perceiver_jax.training.job import first_state, make_job, train_step
 from perceiver_jax.training.metrics import MetricWriter, read_metrics
 
@@ -32,7 +32,7 @@ def test_counts_are_those_of_numpy_over_all_arrays():
     'w': RNG.normal(size=(30, 7)).astype(np.float32),
     'b': RNG.normal(size=11).astype(np.float32) - 1.0,
   }
-  found = jax.device_get(jax.jit(histogram)(arrays))
+  found = jax.device_get(jax.jit(histograms)({'m': arrays}))['m']
   values = np.concatenate([array.ravel() for array in arrays.values()])
   assert (found.edges[0], found.edges[-1]) == (values.min(), values.max())
   np.testing.assert_allclose(
@@ -48,7 +48,7 @@ def test_counts_are_those_of_numpy_over_all_arrays():
 
 def test_numbers_that_are_not_finite_do_not_count():
   numbers = jnp.array([1.0, jnp.nan, 3.0, -jnp.inf, jnp.inf, 2.0])
-  found = histogram({'a': numbers})
+  found = histograms({'m': {'a': numbers}})['m']
   assert (found.edges[0], found.edges[-1]) == (1.0, 3.0)
   assert found.counts.sum() == 3 and found.total == 6.0
 
@@ -60,7 +60,7 @@ def test_tensorboard_gets_what_can_be_drawn(tmp_path):
     'none': np.full(5, np.nan, np.float32),
   }
   with MetricWriter(tmp_path) as writer:
-    found = {name: histogram({'a': array}) for name, array in numbers.items()}
+    found = histograms({name: {'a': a} for name, a in numbers.items()})
     writer.write_histograms(7, jax.device_get(found))
   written = _histograms(tmp_path)
   assert set(written) == {('some', 7), ('equal', 7)}

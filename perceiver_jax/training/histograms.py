@@ -54,40 +54,66 @@ def make_histograms(
       grads, state.optimizer_state, state.params
     )
     trees = {'gradient': grads, 'update': updates, 'parameter': state.params}
-    found = {
-      f'{kind}/{module}': histogram(arrays)
-      for kind, tree in trees.items()
-      for module, arrays in tree.items()
-    }
+    found = histograms(
+      {
+        f'{kind}/{module}': arrays
+        for kind, tree in trees.items()
+        for module, arrays in tree.items()
+      }
+    )
     return found, {}  # There are no outcomes of examples.
 
   look = parallel.parallel_eval_step(look)
   return lambda state, batch: jax.device_get(look(state, batch)[0])
 
 
-def histogram(arrays: Mapping[str, AnyArray]) -> Histogram:
-  """Returns the histogram of the numbers in all arrays together."""
-  leaves = [jnp.ravel(leaf).astype(jnp.float32) for leaf in arrays.values()]
-  finite = [jnp.isfinite(leaf) for leaf in leaves]
-
-  def over_all(combine, of_leaf):
-    return combine(
-      jnp.stack([of_leaf(*pair) for pair in zip(leaves, finite, strict=True)])
-    )
-
-  low = over_all(jnp.min, lambda x, ok: jnp.min(x, where=ok, initial=jnp.inf))
-  high = over_all(jnp.max, lambda x, ok: jnp.max(x, where=ok, initial=-jnp.inf))
-  inner = low + (high - low) / _NUM_BINS * jnp.arange(1, _NUM_BINS)
-  upper = jnp.append(inner, high)
+def histograms(
+  groups: Mapping[str, Mapping[str, AnyArray]],
+) -> dict[str, Histogram]:
+  """Returns the histogram of the numbers in all arrays of each group."""
+  numbers = {
+    name: [jnp.asarray(array, jnp.float32) for array in arrays.values()]
+    for name, arrays in groups.items()
+  }
+  lows = {
+    name: jnp.min(jnp.stack([_least(x) for x in some]))
+    for name, some in numbers.items()
+  }
+  highs = {
+    name: -jnp.min(jnp.stack([_least(-x) for x in some]))
+    for name, some in numbers.items()
+  }
+  uppers = {name: _upper_edges(lows[name], highs[name]) for name in numbers}
   # A pass over the numbers for each edge: on accelerators, much faster than
-  # scattering each number into its bin.
+  # scattering each number into its bin. One loop of all compiles quickly.
   up_to = jax.lax.map(
-    lambda edge: over_all(jnp.sum, lambda x, ok: jnp.sum(ok & (x <= edge))),
-    upper,
+    lambda edges: {
+      name: sum(jnp.sum(jnp.isfinite(x) & (x <= edges[name])) for x in some)
+      for name, some in numbers.items()
+    },
+    uppers,
   )
-  return Histogram(
-    edges=jnp.insert(upper, 0, low),
-    counts=jnp.diff(up_to, prepend=0),
-    total=over_all(jnp.sum, lambda x, ok: jnp.sum(x, where=ok)),
-    squares=over_all(jnp.sum, lambda x, ok: jnp.sum(x * x, where=ok)),
-  )
+  return {
+    name: Histogram(
+      edges=jnp.insert(uppers[name], 0, lows[name]),
+      counts=jnp.diff(up_to[name], prepend=0),
+      total=sum(_sum_of_finite(x) for x in some),
+      squares=sum(_sum_of_finite(x * x) for x in some),
+    )
+    for name, some in numbers.items()
+  }
+
+
+def _least(numbers: Float[Array, '...']) -> Float[Array, '']:
+  return jnp.min(numbers, where=jnp.isfinite(numbers), initial=jnp.inf)
+
+
+def _sum_of_finite(numbers: Float[Array, '...']) -> Float[Array, '']:
+  return jnp.sum(numbers, where=jnp.isfinite(numbers))
+
+
+def _upper_edges(
+  low: Float[Array, ''], high: Float[Array, '']
+) -> Float[Array, ' bins']:
+  inner = low + (high - low) / _NUM_BINS * jnp.arange(1, _NUM_BINS)
+  return jnp.append(inner, high)
