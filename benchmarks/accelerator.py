@@ -25,6 +25,7 @@ from train_step import environment
 import perceiver_jax
 from perceiver_jax import presets
 from perceiver_jax.model import PerceiverConfig, Precision
+from perceiver_jax.nn.repeat import Remat
 
 PRESETS = {
   'perceiver_fourier': presets.perceiver_imagenet_fourier,
@@ -53,7 +54,7 @@ def main() -> None:
   for name in options.presets:
     config = PRESETS[name]()
     config.precision = Precision.BFLOAT16
-    config.self_attend.remat = config.cross_attend.remat = True
+    config.self_attend.remat = config.cross_attend.remat = Remat.ALL
     if options.num_blocks is not None:
       config.num_blocks = options.num_blocks
       config.num_cross_attends = min(

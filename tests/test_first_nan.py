@@ -10,6 +10,7 @@ import tiny_job
 
 from perceiver_jax.data.base import train_example_indices
 from perceiver_jax.modalities.image import ConvEmbedding
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.classification import ClassificationTask
 from perceiver_jax.training import loop
 from perceiver_jax.training.loss_scaling import LossScaling
@@ -78,7 +79,7 @@ def test_first_nan_of_accumulated_and_divided_gradients_is_named(
   config.data.batch_size = 32
   config.accumulation_steps = 2
   # The second part of the second update is the fourth of a device.
-  config.model.self_attend.remat = config.model.cross_attend.remat = True
+  config.model.self_attend.remat = config.model.cross_attend.remat = Remat.ALL
   config.shard_optimizer_state, config.ema_decay = True, 0.9
   with pytest.raises(FloatingPointError, match=r'in step 2.* log, from'):
     loop.train(config, tmp_path, debug_nans=True)

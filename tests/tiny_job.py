@@ -23,6 +23,7 @@ from perceiver_jax.modalities.image import (
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import SelfAttendConfig
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.classification import ClassificationTask
 from perceiver_jax.tasks.mixing import Mixing
 from perceiver_jax.training import parallel
@@ -110,7 +111,7 @@ def all_steps(data_dir) -> dict[str, np.ndarray]:
   accumulated.accumulation_steps = 2
   # Both save memory, and are used together.
   for part in (accumulated.model.cross_attend, accumulated.model.self_attend):
-    part.remat = True
+    part.remat = Remat.ALL
   configs = {
     'plain': tiny_config(data_dir),
     'mixed': mixed,
