@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
+import sys
 
 import jax
 import pytest
@@ -35,7 +37,7 @@ def test_environment_has_an_entry_for_each_start(workdir):
   assert [entry['resume_step'] for entry in entries] == [None, 2]
   for entry in entries:
     assert re.fullmatch(r'\d{4}-\d\d-\d\dT[\d:]{8}\+00:00', entry['started'])
-    assert 'pytest' in entry['command']
+    assert shlex.split(entry['command']) == sys.orig_argv
     assert entry['devices'] == {'cpu': jax.device_count()}
     assert entry['processes'] == 1
     versions = entry['versions']
