@@ -257,6 +257,12 @@ def test_labels_sizes_and_spec_come_from_the_prepared_data(audioset_dir):
   }
 
 
+def test_data_that_is_not_prepared_is_an_error_that_says_how(tmp_path):
+  command = 'data.audioset prepare --manual_dir=DIR --data_dir='
+  with pytest.raises(ValueError, match=f'`python .*{command}{tmp_path}`'):
+    config_of(str(tmp_path)).element_spec()
+
+
 def evaluated(config):
   """Returns the examples of an evaluation, leaves [N, ...]."""
   batches = list(base.eval_batches(config, shard=base.Shard()))

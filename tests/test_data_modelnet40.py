@@ -233,7 +233,7 @@ def test_split_without_a_mesh_that_can_be_read_is_an_error(tmp_path):
 def test_data_that_is_not_prepared_is_an_error_that_says_how(tmp_path):
   config = _data(data_dir=str(tmp_path))
   with pytest.raises(
-    ValueError, match=r'modelnet40 --manual_dir=DIR modelnet40/me'
+    ValueError, match=r'modelnet40 modelnet40/meshes --manual_dir=DIR --da'
   ):
     config.element_spec()
 

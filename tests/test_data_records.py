@@ -347,7 +347,8 @@ def test_a_data_set_that_is_not_prepared_is_named(tmp_path, name):
   config = tiny_config(tmp_path, name=name)
   with pytest.raises(ValueError, match=rf'{name!r} must be prepared') as error:
     base.train_batches(config, seed=0, start_step=0, shard=base.Shard())
-  assert f'tfds build {name} --data_dir={tmp_path}' in str(error.value)
+  command = f'tfds build {name} --file_format=array_record'
+  assert f'`{command} --data_dir={tmp_path}`' in str(error.value)
 
 
 def test_an_empty_split_of_a_data_set_is_refused(tfrecord_builder):

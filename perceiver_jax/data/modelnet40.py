@@ -42,7 +42,7 @@ class ModelNet40Data(PointsData):
       raise ValueError(f'name must be one of {_FORMS}, got {self.name!r}.')
 
   def builder(self) -> tfds.core.DatasetBuilder:
-    command = f'{_COMMAND} --manual_dir=DIR'
+    command = f'{_COMMAND} {self.name} --manual_dir=DIR'
     return records.prepared_builder(self.name, self.data_dir, command)
 
 

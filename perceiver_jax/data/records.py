@@ -28,14 +28,14 @@ _SYSTEM_CALL = re.compile(r'\w+\(\) failed: ')
 
 
 def prepared_builder(
-  name: str, data_dir: str | None, command: str = 'tfds build'
+  name: str, data_dir: str | None, command: str | None = None
 ) -> tfds.core.DatasetBuilder:
   """Returns the builder of a data set that has been prepared.
 
   Args:
     name: as TFDS spells it, such as 'mnist' or 'imagenet2012:5.1.0'.
     data_dir: the TFDS directory, None for the default one.
-    command: what prepares it, given its name and directory.
+    command: what prepares it, given `--data_dir`; None for that of TFDS.
 
   Raises:
     ValueError: there is no prepared data.
@@ -46,10 +46,13 @@ def prepared_builder(
     builder = None
   if builder is None or not builder.is_prepared():
     place = data_dir or tfds.core.constants.DATA_DIR
+    what = 'it'
+    if command is None:
+      command = f'tfds build {name} --file_format=array_record'
+      what = 'one that TFDS knows'
     raise ValueError(
       f'data set {name!r} must be prepared in {place}, got no such data; '
-      f'`{command} {name} --data_dir={place} --file_format=array_record` '
-      'prepares one that TFDS knows.'
+      f'`{command} --data_dir={place}` prepares {what}.'
     )
   return builder
 

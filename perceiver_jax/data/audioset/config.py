@@ -23,6 +23,7 @@ from perceiver_jax.data.resize import resize_bytes
 
 # What stands for a video that is not there: about 0 when normalised.
 _GREY = 128
+_COMMAND = 'python -m perceiver_jax.data.audioset prepare --manual_dir=DIR'
 
 
 class AudioSetData(DataConfig):
@@ -102,7 +103,7 @@ class AudioSetData(DataConfig):
 
   def builder(self) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of the data set, prepared."""
-    return records.prepared_builder(self.name, self.data_dir)
+    return records.prepared_builder(self.name, self.data_dir, _COMMAND)
 
   @property
   def class_names(self) -> tuple[str, ...]:
