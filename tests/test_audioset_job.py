@@ -28,6 +28,7 @@ def run(command, data_dir, workdir, num_devices=8):
     env=os.environ | {'XLA_FLAGS': flags, 'PYTHONPATH': str(SCRIPT.parents[1])},
     capture_output=True,
     text=True,
+    timeout=400,
   )
 
 
