@@ -406,3 +406,13 @@ def test_missing_ffmpeg_is_refused_before_anything_is_read(
 def test_preparation_that_makes_no_sense_is_refused(options, message):
   with pytest.raises(ValueError, match=message):
     Preparation(**options)
+
+
+@pytest.mark.parametrize('part', ['2', '1/2/3', 'one/two'])
+def test_part_that_is_no_part_is_refused(part, capsys):
+  command = ['prepare', '--manual_dir=m', '--data_dir=d', f'--part={part}']
+  with pytest.raises(SystemExit):
+    main(command)
+  assert f"--part: must be I/N, such as 1/2, got '{part}'" in (
+    capsys.readouterr().err
+  )

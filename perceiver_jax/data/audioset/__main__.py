@@ -52,7 +52,12 @@ def _merge(arguments: argparse.Namespace) -> Audioset:
 
 
 def _part(text: str) -> tuple[int, int]:
-  number, count = map(int, text.split('/'))
+  try:
+    number, count = map(int, text.split('/'))
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(
+      f'must be I/N, such as 1/2, got {text!r}.'
+    ) from error
   return number, count
 
 
