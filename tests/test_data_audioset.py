@@ -337,7 +337,7 @@ def test_contents_of_merged_parts_come_one_after_the_other(
 
 def test_part_that_comes_twice_is_refused(audioset_dir, tmp_path):
   with pytest.raises(ValueError, match='parts must differ, got one twice'):
-    merge([audioset_dir, audioset_dir], tmp_path)
+    merge([audioset_dir, f'{audioset_dir}/'], tmp_path)
 
 
 def test_contents_that_cannot_be_kept_are_found_all_the_same(

@@ -86,7 +86,7 @@ def merge(data_dirs: Sequence[Path], data_dir: Path) -> Audioset:
     ValueError: there is no part in a directory, they differ in classes, or one
       comes twice.
   """
-  if len({os.fspath(directory) for directory in data_dirs}) < len(data_dirs):
+  if len({absolute(directory) for directory in data_dirs}) < len(data_dirs):
     raise ValueError(f'parts must differ, got one twice: {list(data_dirs)}.')
   parts = [_prepared_part(directory) for directory in data_dirs]
   builder = Audioset(data_dir=data_dir, file_format=FILE_FORMAT)
