@@ -281,6 +281,16 @@ def test_killed_preparation_goes_on_where_it_stopped(
   _assert_same(_examples(tmp_path), _examples(data_dir))
 
 
+def test_what_is_prepared_already_stays_and_this_is_said(
+  manual_dir, data_dir, caplog
+):
+  report = data_dir / 'audioset' / '1.0.0' / 'report.json'
+  before = report.stat().st_mtime_ns
+  prepare(manual_dir, data_dir, Preparation(part=(2, 2)))
+  assert f'{report.parent} is prepared already' in caplog.text
+  assert report.stat().st_mtime_ns == before
+
+
 def test_going_on_with_other_lists_is_refused(manual_dir, tmp_path):
   unfinished = tmp_path / 'audioset_unfinished'
   unfinished.mkdir()

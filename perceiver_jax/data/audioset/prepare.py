@@ -1,6 +1,7 @@
 """AudioSet prepared from lists and clips, or merged from prepared parts."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from perceiver_jax.data.audioset.segments import CLASSES_FILE
 Path = str | os.PathLike[str]
 
 FILE_FORMAT = 'array_record'
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -60,6 +63,12 @@ def prepare(
     file_format=FILE_FORMAT,
     preparation=preparation,
   )
+  if builder.data_path.exists():
+    _log.warning(
+      '%s is prepared already, and stays as it is; prepare other lists, clips '
+      'or parts in another data_dir.',
+      builder.data_path,
+    )
   config = tfds.download.DownloadConfig(manual_dir=manual_dir)
   if beam_options is not None:
     config.beam_options = cluster.pipeline_options(beam_options)
