@@ -35,7 +35,6 @@ Latents = Float[AnyArray, 'B N D']
 InputMask = Bool[AnyArray, 'B M']
 QueryMask = Bool[AnyArray, 'B O']
 Indices = Int[AnyArray, '*O']
-Labels = Int[AnyArray, 'B']
 Logits = Float[Array, 'B V']
 
 Masks = Mapping[str, Bool[AnyArray, 'B _'] | None]
