@@ -12,9 +12,12 @@ leaves open is that of its ImageNet models: LAMB, learning rate 2e-3 at batch
     --config.model.precision=BFLOAT16
 
 DIR is prepared by `python -m perceiver_jax.data.audioset`. One device runs the
-same with --config.accumulation_steps=16. Cost: three times 53 (raw_video) or
-129 GFLOPs (mel_video) an example, 2.7e19 or 6.6e19 for the 1.7 million videos
-of the original paper (computed).
+same with --config.accumulation_steps=16, 64 clips at a time, for which 22
+(raw_video) or 33 GiB (mel_video) of activations are saved; 1.7 (mel_video) with
+--config.model.self_attend.remat=ALL --config.model.cross_attend.remat=ALL,
+estimated by --mode=dry_run. Cost: three times 53 (raw_video) or 129 GFLOPs
+(mel_video) an example, 2.7e19 or 6.6e19 for the 1.7 million videos of the
+original paper (computed), and a forward pass more for remat.
 
 Expected mean average precision in percent, from the paper; NOT YET RUN at full
 scale with this code:
