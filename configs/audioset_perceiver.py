@@ -17,7 +17,7 @@ proportion.
     --config.model.precision=BFLOAT16
 
 DIR is prepared by `python -m perceiver_jax.data.audioset`. One device runs the
-same with --config.accumulation_steps=16, 64 clips at a time, for which 43 to 46
+same with --config.accumulation_steps=16, 64 clips at a time, for which 43 to 45
 GiB of activations are saved; 2.3 with --config.model.self_attend.remat=ALL
 --config.model.cross_attend.remat=ALL (tuned; estimated by --mode=dry_run). Cost
 of raw_video: three times 177 GFLOPs an example, 9.0e19 for the paper's 1.7
