@@ -120,6 +120,6 @@ if __name__ == '__main__':
   flag_values = flags.FlagValues()
   distributed.define_flags(flag_values)
   _, directory = flag_values(sys.argv)
-  distributed.join(flag_values)
-  path = f'{directory}/{jax.process_index()}.npz'
-  np.savez(path, **evaluated(), devices=jax.device_count())
+  with distributed.join(heeds_sigterm=False, flag_values=flag_values):
+    path = f'{directory}/{jax.process_index()}.npz'
+    np.savez(path, **evaluated(), devices=jax.device_count())
