@@ -186,6 +186,7 @@ def plain(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
   config.cross_attend.algorithm = Algorithm.PLAIN
   if isinstance(config.decoder, AttentionDecoder):
     config.decoder.cross_attend.algorithm = Algorithm.PLAIN
+    config.decoder.decode_at_once()
   shares = config.share_cross_attends and config.num_cross_attends > 1
   # Unshared cross-attends of equal weights: each builds its keys and values.
   config.share_cross_attends = False

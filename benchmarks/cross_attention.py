@@ -153,7 +153,7 @@ def _compare(
         'seconds': statistics.median(times[algorithm]),
         'bytes': program.memory_analysis().temp_size_in_bytes,
         'flops': flops[algorithm],
-        'error': _error(results[Algorithm.PLAIN], results[algorithm]),
+        'error': relative_error(results[Algorithm.PLAIN], results[algorithm]),
       }
     )
   _print(rows)
@@ -251,7 +251,7 @@ def _program(case: Case, algorithm: Algorithm, backward: bool) -> Any:
   return forward_and_backward if backward else forward
 
 
-def _error(expected: Any, actual: Any) -> float:
+def relative_error(expected: Any, actual: Any) -> float:
   """Returns the largest error of any array, relative to its largest number."""
   paths, _ = jax.tree_util.tree_flatten_with_path(expected)
   leaves = jax.tree.leaves(actual)

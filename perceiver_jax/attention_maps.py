@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import haiku as hk
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import InputMask, Params, QueryMask, State
@@ -97,7 +98,9 @@ def attention_maps(config: PerceiverConfig) -> MakeAttentionMaps:
       masks = {'input_mask': input_mask, 'query_mask': query_mask}
       apply(params, state or {}, None, inputs, queries, **masks)
     count = config.num_cross_attends
-    return AttentionMaps(tuple(found[:count]), *(found[count:] or [None]))
+    # Of queries of several modalities, each has its own.
+    outputs = jnp.concatenate(found[count:], 2) if found[count:] else None
+    return AttentionMaps(tuple(found[:count]), outputs)
 
   return maps
 
@@ -112,4 +115,5 @@ def _without_loops(config: PerceiverConfig) -> PerceiverConfig:
   config.cross_attend.remat = Remat.NONE
   if isinstance(config.decoder, AttentionDecoder):
     config.decoder.cross_attend.remat = Remat.NONE
+    config.decoder.decode_at_once()
   return config

@@ -305,10 +305,9 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
     return processor(encoded, is_training=is_training)
 
   def decode(latents, queries=None, *, is_training=False, query_mask=None):
-    decoded = decoder(
+    outputs = decoder(
       latents, output_modality, queries, query_mask, is_training=is_training
     )
-    outputs = output_modality(decoded, queries)
     return jax.tree.map(lambda array: array.astype(jnp.float32), outputs)
 
   def init(inputs):

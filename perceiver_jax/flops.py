@@ -60,6 +60,7 @@ def as_published(config: PerceiverConfig) -> PerceiverConfig:
   config.cross_attend.algorithm = Algorithm.PLAIN
   if isinstance(config.decoder, AttentionDecoder):
     config.decoder.cross_attend.algorithm = Algorithm.PLAIN
+    config.decoder.decode_at_once()
   return config
 
 

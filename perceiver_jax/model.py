@@ -13,6 +13,7 @@ import enum
 from perceiver_jax.config import Config
 from perceiver_jax.modalities.base import InputConfig, OutputConfig
 from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
+from perceiver_jax.nn.cross_attention import Algorithm, QueryAlgorithm
 
 
 class Placement(enum.Enum):
@@ -45,16 +46,39 @@ class AttentionDecoder(Config):
     query_channels: number E of channels of an output query. None, for outputs
       that are queried by the inputs: as many as an input token has.
     cross_attend: the block.
+    query_algorithm: how very many queries are dealt with; the numbers are the
+      same, but for the draws of dropout.
+    query_chunk_size: queries of an example that are decoded at once, rounded to
+      whole rows of their grid; None: by the shapes at hand.
   """
 
   query_channels: int | None = 1024
   cross_attend: CrossAttendConfig = dataclasses.field(
     default_factory=CrossAttendConfig
   )
+  query_algorithm: QueryAlgorithm = QueryAlgorithm.AUTO
+  query_chunk_size: int | None = None
 
   def validate(self) -> None:
     super().validate()
-    self._validate_at_least(1, 'query_channels')
+    self._validate_at_least(1, 'query_channels', 'query_chunk_size')
+    if self.query_chunk_size and self.query_algorithm is QueryAlgorithm.PLAIN:
+      raise ValueError(
+        'query_chunk_size must be None for PLAIN queries, which are decoded at '
+        f'once, got {self.query_chunk_size}.'
+      )
+    algorithm = self.cross_attend.algorithm
+    is_open = algorithm in (Algorithm.AUTO, Algorithm.PLAIN)
+    if self.query_algorithm is QueryAlgorithm.ABSORBED and not is_open:
+      raise ValueError(
+        'the algorithm of cross_attend must be AUTO or PLAIN for ABSORBED '
+        f'queries, which read keys and values, got {algorithm.name}.'
+      )
+
+  def decode_at_once(self) -> None:
+    """Has all queries decoded at once, as published."""
+    self.query_algorithm = QueryAlgorithm.PLAIN
+    self.query_chunk_size = None
 
 
 class PerceiverConfig(Config):

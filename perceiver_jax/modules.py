@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import InputMask, Latents, Masks, QueryMask, Rng
 from perceiver_jax.modalities.base import OutputModality, check_mask
 from perceiver_jax.model import AverageDecoder, PerceiverConfig, Placement
 from perceiver_jax.nn.cross_attention import PreparedInputs
+from perceiver_jax.nn.latent_reader import LatentReader
 from perceiver_jax.nn.positions import learned_positions
 from perceiver_jax.nn.repeat import Block, Remat, repeat, stack
 from perceiver_jax.nn.tokens import AnyTokens
@@ -225,16 +225,20 @@ class Decoder(hk.Module):
     query_mask: QueryMask | Masks | None,
     *,
     is_training: bool,
-  ) -> Float[Array, 'B O E']:
+  ) -> Any:
+    """Returns the outputs; see `Decode`."""
     config = self._config
     _check_latents(latents, self._latent_channels)
+    heads = outputs.heads(raw_queries)
     if isinstance(config, AverageDecoder):
       if raw_queries is not None or query_mask is not None:
         raise ValueError(
           'queries and query_mask must be None with an AverageDecoder, which '
           'reads the mean over latents.'
         )
-      return jnp.mean(latents, axis=1, keepdims=True)
+      (head,) = heads
+      made = [head(jnp.mean(latents, axis=1, keepdims=True))]
+      return outputs.arrange(made, raw_queries)
     batch_size = latents.shape[0]
     queries = outputs.queries(raw_queries, batch_size, self._query_channels)
     queries = queries.astype(latents.dtype)
@@ -242,20 +246,24 @@ class Decoder(hk.Module):
       query_mask, outputs, raw_queries, batch_size
     )
     if query_mask is not None:
-      check_mask('query_mask', query_mask, queries.shape[:2])
-    cross_attend = Block(config.cross_attend, remat=config.cross_attend.remat)
-    arrays = (
-      queries,
-      config.cross_attend.prepare(latents, num_queries=queries.shape[1]),
-    )
-    return cross_attend(
-      cross_attend.parameters('cross_attend', *arrays),
-      hk.next_rng_key() if is_training else None,
-      *arrays,
-      None,
-      query_mask,
+      check_mask('query_mask', query_mask, (batch_size, queries.num_tokens))
+    read = LatentReader(
+      config.cross_attend,
+      config.query_algorithm,
+      config.query_chunk_size,
+      latents,
+      num_queries=queries.num_tokens,
+      num_query_channels=queries.num_channels,
       is_training=is_training,
     )
+    made, start = [], 0
+    for block, head in zip(queries.blocks, heads, strict=True):
+      stop = start + block.num_tokens
+      mask = None if query_mask is None else query_mask[:, start:stop]
+      rng = hk.next_rng_key() if is_training else None
+      made.append(read(block, mask, rng, head))
+      start = stop
+    return outputs.arrange(made, raw_queries)
 
 
 def _check_encoded(encoded: Encoded) -> None:

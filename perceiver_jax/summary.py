@@ -110,7 +110,7 @@ class _Model:
   Attributes:
     tokens: shapes of the input tokens.
     latents: of the latents.
-    decoded: of what outputs are made of.
+    queries: of the output queries; with an `AverageDecoder`, of the mean.
     outputs: of the outputs.
     flops: of tokens, encode, process, decode and outputs, where encode makes
       the tokens too, and decode the outputs.
@@ -135,8 +135,8 @@ class _Model:
     if queries is None and config.outputs.is_queried_by_inputs:
       queries = encoded.tokens
     self.outputs = part('decode', perceiver.decode, self.latents, queries)
-    self.decoded = part('decoded', parts[1], self.latents, queries)
-    part('outputs', parts[2], self.decoded, queries)
+    self.queries = part('queries', parts[1], self.latents, queries)
+    part('outputs', parts[2], self.queries, queries)
 
 
 def _parts(config: PerceiverConfig) -> tuple[Callable, tuple]:
@@ -147,13 +147,20 @@ def _parts(config: PerceiverConfig) -> tuple[Callable, tuple]:
   def tokens(array):
     return inputs(array, is_training=False)
 
-  def decoded(latents, raw_queries):
+  def queries(latents, raw_queries):
     if isinstance(config.decoder, AverageDecoder):
-      return latents[:, :1]
+      return Tokens(latents[:, :1])
     with hk.name_scope('decoder'):
       return outputs.queries(raw_queries, len(latents), config.decoded_channels)
 
-  return tokens, (tokens, decoded, outputs)
+  def make(queries, raw_queries):
+    heads = outputs.heads(raw_queries)
+    return [
+      head(block.dense())
+      for head, block in zip(heads, queries.blocks, strict=True)
+    ]
+
+  return tokens, (tokens, queries, make)
 
 
 def _input_stages(
@@ -227,7 +234,8 @@ def _latent_stages(
 def _output_stages(
   config: PerceiverConfig, params: Params, model: _Model
 ) -> Iterator[Stage]:
-  shape = str(list(model.decoded.shape))
+  queries = model.queries
+  shape = str([queries.batch_size, queries.num_tokens, queries.num_channels])
   if isinstance(config.decoder, AverageDecoder):
     yield Stage('decoder', shape, 'the mean over latents')
   else:

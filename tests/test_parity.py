@@ -36,7 +36,7 @@ from perceiver_jax.model import (
   PerceiverConfig,
 )
 from perceiver_jax.nn.blocks import CrossAttendConfig, SelfAttendConfig
-from perceiver_jax.nn.cross_attention import Algorithm
+from perceiver_jax.nn.cross_attention import Algorithm, QueryAlgorithm
 from perceiver_jax.weights.deepmind import from_deepmind, to_deepmind
 
 _DIRECTORY = pathlib.Path(__file__).parent / 'parity'
@@ -330,6 +330,23 @@ def test_recorded_numbers_hold_with_each_algorithm_forced(case, algorithm):
     # Latents have no grid.
     no_grid = algorithm is Algorithm.SEPARABLE
     decoder.cross_attend.algorithm = Algorithm.CHUNKED if no_grid else algorithm
+  _assert_reproduced(
+    recorded,
+    *recorded.compute(unroll=False, jit=True),
+    outputs_factor=2.0,
+    factor=2.0 * _ALLOWED_GRADIENTS.get(case, 1.0),
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', ['optical_flow', 'video_autoencoding'])
+@pytest.mark.parametrize(
+  'queries', [QueryAlgorithm.CHUNKED, QueryAlgorithm.ABSORBED]
+)
+def test_recorded_numbers_hold_with_queries_in_chunks(case, queries):
+  recorded = _Recorded(case, 'eval')
+  decoder = recorded.config.decoder
+  decoder.query_algorithm, decoder.query_chunk_size = queries, 25
   _assert_reproduced(
     recorded,
     *recorded.compute(unroll=False, jit=True),

@@ -175,7 +175,7 @@ def test_perceiver_of_table_10_has_its_size_and_flops():
       None,
       52_097,
       704,
-      7_477_823_123_472,
+      7_470_419_554_320,
     ),
   ],
 )

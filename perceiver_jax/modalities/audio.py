@@ -1,6 +1,7 @@
 """Audio as inputs, raw or as a log-mel spectrogram, and as outputs."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import haiku as hk
@@ -246,14 +247,18 @@ class AudioOutput(GridOutput):
 class AudioOutputModality(GridOutputModality):
   """Makes queries for patches of audio, and samples; see `AudioOutput`."""
 
-  def __call__(
-    self, decoded: Float[Array, 'B O E'], raw_queries: Indices | None
-  ) -> Float[Array, 'B S C']:
-    del raw_queries
+  @hk.name_like('__call__')
+  def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O SC']:
     config = self._config
     size = config.samples_per_patch * config.audio_channels
-    patches = hk.Linear(size, name='samples')(decoded)
-    return patches.reshape(patches.shape[0], -1, config.audio_channels)
+    return hk.Linear(size, name='samples')(decoded)
+
+  def arrange(
+    self, made: Sequence[Float[Array, 'B O SC']], raw_queries: Indices | None
+  ) -> Float[Array, 'B S C']:
+    del raw_queries
+    (patches,) = made
+    return patches.reshape(len(patches), -1, self._config.audio_channels)
 
 
 def _example(num_samples: int, channels: int) -> jax.ShapeDtypeStruct:

@@ -1,8 +1,9 @@
 """What every modality offers to the model, on its input and output side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -19,13 +20,17 @@ class InputModality(Protocol):
   def __call__(self, inputs: Any, *, is_training: bool) -> AnyTokens: ...
 
 
+Head = Callable[[Float[Array, 'B O E']], Float[Array, 'B O K']]
+"""Layers that make something of what queries have read, of each alone."""
+
+
 @runtime_checkable
 class OutputModality(Protocol):
   """A Haiku module that makes output queries, and outputs of what they read."""
 
   def queries(
     self, raw_queries: Any | None, batch_size: int, num_channels: int
-  ) -> Float[Array, 'B O E']:
+  ) -> AnyTokens:
     """Embeds raw queries, in the scope of the decoder.
 
     Args:
@@ -41,19 +46,45 @@ class OutputModality(Protocol):
     """Returns the number O of queries that `queries` makes of these."""
     ...
 
-  def __call__(
-    self, decoded: Float[Array, 'B O E'], raw_queries: Any | None
+  def heads(self, raw_queries: Any | None) -> tuple[Head, ...]:
+    """Returns the layers for each block of the queries, in order.
+
+    They draw no random numbers. With an `AverageDecoder`, the only head is
+    applied to the mean latent.
+    """
+    ...
+
+  def arrange(
+    self, made: Sequence[Float[Array, 'B _ _']], raw_queries: Any | None
   ) -> Any:
-    """Makes outputs of what the queries have read.
+    """Makes outputs of what the heads have made.
 
     Args:
-      decoded: one vector a query; with an `AverageDecoder` the mean latent.
+      made: by each head, of all queries of its block.
       raw_queries: those of `queries`; they decide the shape of the outputs.
 
     Returns:
       One array, or a dict of arrays: which of them, the type decides.
     """
     ...
+
+
+class OneHead(hk.Module):
+  """What output modalities have in common whose queries are one block."""
+
+  def heads(self, raw_queries: Any | None) -> tuple[Head]:
+    del raw_queries
+    return (self.head,)
+
+  def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O K']:
+    raise NotImplementedError(f'{type(self).__name__} must define head.')
+
+  def arrange(
+    self, made: Sequence[Float[Array, 'B O K']], raw_queries: Any | None
+  ) -> Array:
+    del raw_queries
+    (outputs,) = made
+    return outputs
 
 
 class InputConfig(Config):

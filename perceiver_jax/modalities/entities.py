@@ -1,7 +1,5 @@
 """Sets of entities, each a vector of properties, as inputs and outputs."""
 
-from typing import Any
-
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -91,8 +89,6 @@ class EntitiesOutput(QueriedByInputs):
 class EntitiesOutputModality(QueriedByInputsModality):
   """Makes vectors of what the entities read; see `EntitiesOutput`."""
 
-  def __call__(
-    self, decoded: Float[Array, 'B O E'], raw_queries: Any
-  ) -> Float[Array, 'B O F']:
-    del raw_queries
+  @hk.name_like('__call__')
+  def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O F']:
     return hk.Linear(self._config.num_channels, name='vectors')(decoded)

@@ -1,6 +1,7 @@
 """Optical flow: two frames as inputs, how far each pixel moves as outputs."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import haiku as hk
 import jax
@@ -18,7 +19,7 @@ from perceiver_jax.modalities.queried_by_inputs import (
   QueriedByInputs,
   QueriedByInputsModality,
 )
-from perceiver_jax.nn.tokens import AnyTokens, Tokens
+from perceiver_jax.nn.tokens import Tokens
 
 
 class FlowInput(GridInput):
@@ -147,15 +148,19 @@ class FlowOutput(QueriedByInputs):
 class FlowOutputModality(QueriedByInputsModality):
   """Makes flow of what the input tokens read; see `FlowOutput`."""
 
-  def __call__(
-    self,
-    decoded: Float[Array, 'B O E'],
-    raw_queries: AnyTokens | Float[Array, 'B O E'],
-  ) -> Float[Array, 'B *grid 2']:
+  @hk.name_like('__call__')
+  def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O 2']:
     config = self._config
     init = hk.initializers.Constant(0.0) if config.use_zero_init else None
     flow = hk.Linear(2, w_init=init, name='flow')(decoded)
-    flow = flow.astype(jnp.float32) * (config.flow_scale / config.divisor)
+    return flow.astype(jnp.float32) * (config.flow_scale / config.divisor)
+
+  def arrange(
+    self,
+    made: Sequence[Float[Array, 'B O 2']],
+    raw_queries: Tokens | Float[Array, 'B O E'],
+  ) -> Float[Array, 'B *grid 2']:
+    (flow,) = made
     if isinstance(raw_queries, Tokens):
       return flow.reshape(len(flow), *raw_queries.axes, 2)
     return flow

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import Indices
 from perceiver_jax.config import Config
-from perceiver_jax.modalities.base import InputConfig, OutputConfig
+from perceiver_jax.modalities.base import InputConfig, OneHead, OutputConfig
 from perceiver_jax.nn import positions
 from perceiver_jax.nn.positions import GridSpan, fourier_note
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
@@ -60,11 +60,17 @@ class FourierPositions(Config):
         f'{resolution}.'
       )
 
-  def __call__(self, axes: Sequence[int]) -> tuple[AxisFeatures, ...]:
-    """Returns the features of all elements of a grid, axis by axis."""
+  def __call__(
+    self, axes: Sequence[int], span: GridSpan = GridSpan.INCLUSIVE
+  ) -> tuple[AxisFeatures, ...]:
+    """Returns the features of all elements of a grid, axis by axis.
+
+    Args:
+      axes: sizes of the grid.
+      span: which coordinates the elements have.
+    """
     return tuple(
-      AxisFeatures(table, axis)
-      for axis, table in self._tables(axes, GridSpan.INCLUSIVE)
+      AxisFeatures(table, axis) for axis, table in self._tables(axes, span)
     )
 
   def at(
@@ -321,7 +327,7 @@ class GridOutput(OutputConfig):
       raise ValueError(f'the grid of outputs must be positive, got {self.grid}')
 
 
-class GridOutputModality(hk.Module):
+class GridOutputModality(OneHead):
   """Makes queries for elements of a grid; see `GridOutput`."""
 
   def __init__(self, config: GridOutput, name: str | None = None):
@@ -336,16 +342,18 @@ class GridOutputModality(hk.Module):
   @hk.transparent
   def queries(
     self, raw_queries: Indices | None, batch_size: int, num_channels: int
-  ) -> Float[Array, 'B O E']:
+  ) -> Tokens:
     del num_channels  # Validated: it is that of the features.
     config = self._config
     if raw_queries is None:
-      raw_queries = np.arange(math.prod(config.grid))
+      positions = config.positions(config.grid, config.query_span)
+      return Tokens(jnp.zeros((batch_size, *config.grid, 0)), positions)
     self._check(raw_queries, batch_size)
     features = config.positions.at(raw_queries, config.grid, config.query_span)
-    return jnp.broadcast_to(
-      features, (batch_size, raw_queries.shape[-1], features.shape[-1])
-    )
+    if features.ndim == 3:
+      return Tokens(features)
+    empty = jnp.zeros((batch_size, len(features), 0))
+    return Tokens(empty, (features,))
 
   def _check(self, indices: Indices, batch_size: int) -> None:
     size = math.prod(self._config.grid)

@@ -1,5 +1,7 @@
 """Class labels: as outputs, one vector of logits; as inputs, one token."""
 
+from collections.abc import Sequence
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from perceiver_jax.arrays import AnyArray, Logits
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
+  OneHead,
   OutputConfig,
 )
 from perceiver_jax.nn.positions import learned_positions
@@ -47,7 +50,7 @@ class LabelOutput(OutputConfig):
     return LabelModality(self, name=name)
 
 
-class LabelModality(hk.Module):
+class LabelModality(OneHead):
   """Makes the query for a label, and logits of what it read."""
 
   def __init__(self, config: LabelOutput, name: str | None = None):
@@ -61,7 +64,7 @@ class LabelModality(hk.Module):
   @hk.transparent
   def queries(
     self, raw_queries: AnyArray | None, batch_size: int, num_channels: int
-  ) -> Float[Array, 'B O E']:
+  ) -> Tokens:
     if raw_queries is not None:
       raise ValueError(
         'queries must be None for a label, which has its own query, got an '
@@ -70,21 +73,26 @@ class LabelModality(hk.Module):
     query = learned_positions(
       1, num_channels, self._config.query_init_scale, 'query'
     )
-    return jnp.broadcast_to(query, (batch_size, 1, num_channels))
+    return Tokens(jnp.broadcast_to(query, (batch_size, 1, num_channels)))
 
-  def __call__(
-    self, decoded: Float[Array, 'B 1 E'], raw_queries: None = None
-  ) -> Logits:
-    del raw_queries
+  @hk.name_like('__call__')
+  def head(self, decoded: Float[Array, 'B 1 E']) -> Float[Array, 'B 1 V']:
     config = self._config
     init = hk.initializers.Constant(0.0) if config.use_zero_init else None
-    features = decoded[:, 0]
+    features = decoded
     if config.head_channels is not None:
       hidden = hk.Linear(config.head_channels, name='head')(features)
       features = jnp.tanh(hidden)
     logits = hk.Linear(config.num_classes, w_init=init, name='logits')
     # In bfloat16 many of a thousand classes would be rated the same.
     return logits(features.astype(jnp.float32))
+
+  def arrange(
+    self, made: Sequence[Float[Array, 'B 1 V']], raw_queries: None = None
+  ) -> Logits:
+    del raw_queries
+    (logits,) = made
+    return logits[:, 0]
 
 
 class LabelInput(InputConfig):

@@ -1,7 +1,8 @@
 """Several modalities at once, as inputs and as outputs."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import AnyArray, InputMask, Masks, QueryMask
+from perceiver_jax.arrays import InputMask, Masks, QueryMask
 from perceiver_jax.modalities.base import (
+  Head,
   InputConfig,
   InputModality,
   OutputConfig,
@@ -117,7 +119,7 @@ class MultimodalModality(hk.Module):
     for name, modality in self.modalities.items():
       tokens = _as_block(modality(inputs[name], is_training=is_training))
       tokens = self._dropped(name, tokens, is_training=is_training)
-      tokens = self._padded(name, tokens)
+      tokens = _with_constant(name, tokens, self._config.num_channels)
       blocks.append(self._masked(name, tokens, is_training=is_training))
     return JoinedTokens(tuple(blocks), tuple(self.modalities))
 
@@ -132,17 +134,6 @@ class MultimodalModality(hk.Module):
     drop = jax.random.bernoulli(hk.next_rng_key(), prob, shape)
     content = jnp.where(drop, jnp.zeros_like(content), content)
     return dataclasses.replace(tokens, content=content)
-
-  @hk.transparent
-  def _padded(self, name: str, tokens: Tokens) -> Tokens:
-    """Appends the learned channels of the modality."""
-    count = self._config.num_channels - tokens.num_channels
-    if count == 0:
-      return tokens
-    constant = _padding(name, count)
-    if tokens.constant is not None:
-      constant = jnp.concatenate([tokens.constant, constant])
-    return dataclasses.replace(tokens, constant=constant)
 
   @hk.transparent
   def _masked(self, name: str, tokens: Tokens, *, is_training: bool) -> Tokens:
@@ -211,6 +202,10 @@ class MultimodalOutput(OutputConfig):
           'modalities must have queries of their own, got '
           f'{name!r}, which is queried by the inputs.'
         )
+      if isinstance(config, MultimodalOutput):
+        raise ValueError(
+          f'modalities must be single ones, got {name!r}, a MultimodalOutput.'
+        )
     _validate_subset('query_channels', self.query_channels, self.modalities)
 
   def validate_fit(self, inputs: InputConfig, decoded_channels: int) -> None:
@@ -273,33 +268,44 @@ class MultimodalOutputModality(hk.Module):
     raw_queries: Mapping[str, Any] | None,
     batch_size: int,
     num_channels: int,
-  ) -> Float[Array, 'B O E']:
-    parts = []
-    for name, raw in self._wanted(raw_queries).items():
+  ) -> JoinedTokens:
+    blocks = []
+    wanted = self._wanted(raw_queries)
+    for name, raw in wanted.items():
       asked = self._config.channels_asked_for(name, num_channels)
       with hk.name_scope(name):
         own = self._modalities[name].queries(raw, batch_size, asked)
-      parts.append(_with_padding(name, own, num_channels - own.shape[-1]))
-    return jnp.concatenate(parts, axis=1)
+      blocks.append(_with_constant(name, own, num_channels))
+    return JoinedTokens(tuple(blocks), tuple(wanted))
 
   def num_queries(self, raw_queries: Mapping[str, Any] | None) -> int:
     return sum(self.counts(raw_queries).values())
 
-  def __call__(
-    self,
-    decoded: Float[Array, 'B O E'],
-    raw_queries: Mapping[str, Any] | None,
-  ) -> dict[str, Any]:
+  def heads(self, raw_queries: Mapping[str, Any] | None) -> tuple[Head, ...]:
+    return tuple(
+      functools.partial(self._head, name) for name in self._wanted(raw_queries)
+    )
+
+  @hk.name_like('__call__')
+  def _head(
+    self, name: str, decoded: Float[Array, 'B O E']
+  ) -> Float[Array, 'B O K']:
     if self._config.projected_channels is not None:
       project = hk.Linear(self._config.projected_channels, name='projection')
       decoded = project(decoded)
-    outputs, start = {}, 0
+    (head,) = self._modalities[name].heads(None)
+    return head(decoded)
+
+  def arrange(
+    self,
+    made: Sequence[Float[Array, 'B _ _']],
+    raw_queries: Mapping[str, Any] | None,
+  ) -> dict[str, Any]:
     wanted = self._wanted(raw_queries)
-    for name, count in self.counts(raw_queries).items():
-      part = decoded[:, start : start + count]
-      outputs[name] = self._modalities[name](part, wanted[name])
-      start += count
-    return outputs
+    return {
+      name: self._modalities[name].arrange([array], raw)
+      for (name, raw), array in zip(wanted.items(), made, strict=True)
+    }
 
   @hk.transparent
   def counts(self, raw_queries: Mapping[str, Any] | None) -> dict[str, int]:
@@ -327,20 +333,15 @@ def _as_block(tokens: AnyTokens) -> Tokens:
   return tokens if isinstance(tokens, Tokens) else Tokens(tokens.dense())
 
 
-def _padding(name: str, count: int) -> Float[AnyArray, ' P']:
-  """Returns learned channels, the same for all rows."""
-  (padding,) = learned_positions(1, count, _INIT_SCALE, f'{name}_padding')
-  return padding
-
-
-def _with_padding(
-  name: str, array: Float[Array, 'B m C'], count: int
-) -> Float[Array, 'B m P']:
-  """Appends learned channels, the same for all rows."""
+def _with_constant(name: str, tokens: Tokens, num_channels: int) -> Tokens:
+  """Gives all tokens the same learned channels, up to a common number."""
+  count = num_channels - tokens.num_channels
   if count == 0:
-    return array
-  padding = jnp.broadcast_to(_padding(name, count), (*array.shape[:2], count))
-  return jnp.concatenate([array, padding.astype(array.dtype)], axis=-1)
+    return tokens
+  (constant,) = learned_positions(1, count, _INIT_SCALE, f'{name}_padding')
+  if tokens.constant is not None:
+    constant = jnp.concatenate([tokens.constant, constant])
+  return dataclasses.replace(tokens, constant=constant)
 
 
 def _joined(

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import haiku as hk
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.modalities.base import OutputConfig
-from perceiver_jax.nn.tokens import AnyTokens
+from perceiver_jax.modalities.base import OneHead, OutputConfig
+from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens, Tokens
 
 
 class QueriedByInputs(OutputConfig):
@@ -21,7 +21,7 @@ class QueriedByInputs(OutputConfig):
     return True
 
 
-class QueriedByInputsModality(hk.Module):
+class QueriedByInputsModality(OneHead):
   """Takes input tokens, or features of some of them, as queries."""
 
   def __init__(self, config: Any, name: str | None = None):
@@ -31,32 +31,37 @@ class QueriedByInputsModality(hk.Module):
   def num_queries(
     self, raw_queries: AnyTokens | Float[Array, 'B O E'] | None
   ) -> int:
-    return _features(raw_queries).shape[1]
+    return _tokens(raw_queries).num_tokens
 
   def queries(
     self,
     raw_queries: AnyTokens | Float[Array, 'B O E'] | None,
     batch_size: int,
     num_channels: int,
-  ) -> Float[Array, 'B O E']:
-    features = _features(raw_queries)
-    expected = (batch_size, num_channels)
-    if features.ndim != 3 or features.shape[::2] != expected:
+  ) -> Tokens:
+    tokens = _tokens(raw_queries)
+    if isinstance(raw_queries, AnyTokens):
+      found = [tokens.batch_size, tokens.num_tokens, tokens.num_channels]
+    else:
+      found = list(raw_queries.shape)
+    if len(found) != 3 or found[::2] != [batch_size, num_channels]:
       raise ValueError(
         f'queries must have shape [{batch_size}, O, {num_channels}], '
-        f'got {list(features.shape)}.'
+        f'got {found}.'
       )
-    return features
+    return tokens
 
 
-def _features(
+def _tokens(
   raw_queries: AnyTokens | Float[Array, 'B O E'] | None,
-) -> Float[Array, 'B O E']:
+) -> Tokens:
   if raw_queries is None:
     raise ValueError(
       'queries must be the input tokens, encoded.tokens, or features of some '
       'of them, got None.'
     )
-  if isinstance(raw_queries, AnyTokens):
-    return raw_queries.dense()
-  return raw_queries
+  if isinstance(raw_queries, Tokens):
+    return raw_queries
+  if isinstance(raw_queries, JoinedTokens):
+    return Tokens(raw_queries.dense())
+  return Tokens(jnp.asarray(raw_queries))

@@ -13,6 +13,7 @@ from perceiver_jax.arrays import AnyArray
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
+  OneHead,
   OutputConfig,
 )
 from perceiver_jax.nn.positions import learned_positions
@@ -215,7 +216,7 @@ class TextOutput(OutputConfig):
     return TextOutputModality(self, inputs, name=name)
 
 
-class TextOutputModality(hk.Module):
+class TextOutputModality(OneHead):
   """Makes queries for positions, and logits of what they read."""
 
   def __init__(
@@ -236,13 +237,13 @@ class TextOutputModality(hk.Module):
     raw_queries: Int[AnyArray, 'B O'] | None,
     batch_size: int,
     num_channels: int,
-  ) -> Float[Array, 'B O E']:
+  ) -> Tokens:
     config = self._config
     table = learned_positions(
       config.max_length, num_channels, config.query_init_scale, 'queries'
     )
     if raw_queries is None:
-      return jnp.broadcast_to(table, (batch_size, *table.shape))
+      return Tokens(jnp.broadcast_to(table, (batch_size, *table.shape)))
     is_integer = jnp.issubdtype(raw_queries.dtype, jnp.integer)
     if raw_queries.ndim != 2 or len(raw_queries) != batch_size:
       raise ValueError(
@@ -253,14 +254,10 @@ class TextOutputModality(hk.Module):
       raise TypeError(
         f'queries must be positions, integers, got {raw_queries.dtype}.'
       )
-    return _rows(table, raw_queries)
+    return Tokens(_rows(table, raw_queries))
 
-  def __call__(
-    self,
-    decoded: Float[Array, 'B O E'],
-    raw_queries: Int[AnyArray, 'B O'] | None = None,
-  ) -> Float[Array, 'B O V']:
-    del raw_queries
+  @hk.name_like('__call__')
+  def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O V']:
     embeddings = self._inputs.embeddings()
     bias = hk.get_parameter('bias', [len(embeddings)], init=jnp.zeros)
     logits = jnp.einsum(

@@ -1,6 +1,7 @@
 """Videos as inputs in space-time patches, and as outputs pixel by pixel."""
 
 import math
+from collections.abc import Sequence
 
 import haiku as hk
 import jax
@@ -125,11 +126,15 @@ class VideoOutput(GridOutput):
 class VideoOutputModality(GridOutputModality):
   """Makes queries for pixels of a video, and the pixels; see `VideoOutput`."""
 
-  def __call__(
-    self, decoded: Float[Array, 'B O E'], raw_queries: Indices | None
+  @hk.name_like('__call__')
+  def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O C']:
+    return hk.Linear(self._config.video_channels, name='pixels')(decoded)
+
+  def arrange(
+    self, made: Sequence[Float[Array, 'B O C']], raw_queries: Indices | None
   ) -> Float[Array, 'B ...']:
     config = self._config
-    pixels = hk.Linear(config.video_channels, name='pixels')(decoded)
+    (pixels,) = made
     if raw_queries is not None:
       return pixels
     return pixels.reshape(-1, *config.size, config.video_channels)

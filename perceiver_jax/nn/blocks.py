@@ -17,14 +17,20 @@ from perceiver_jax.arrays import AnyArray, InputMask
 from perceiver_jax.config import Config
 from perceiver_jax.nn.attention import SelfAttention, dropout, linear
 from perceiver_jax.nn.cross_attention import (
+  AbsorbedKeys,
   Algorithm,
   CrossAttention,
   InputNorm,
   PreparedInputs,
+  QueryAlgorithm,
+  choose,
   prepare,
+  prepare_queries,
 )
+from perceiver_jax.nn.cross_attention.base import Dropout
+from perceiver_jax.nn.cross_attention.plain import Plain
 from perceiver_jax.nn.repeat import Remat
-from perceiver_jax.nn.tokens import AnyTokens
+from perceiver_jax.nn.tokens import AnyTokens, Tokens
 
 
 class Gelu(enum.Enum):
@@ -146,6 +152,24 @@ class CrossAttendConfig(AttendConfig):
       v_channels=v_channels,
     )
 
+  def choose(
+    self,
+    algorithm: QueryAlgorithm,
+    queries: Tokens,
+    inputs: Float[Array, 'B M C'],
+  ) -> QueryAlgorithm:
+    """Chooses how these queries read these inputs, if that is left open."""
+    batch_size, num_inputs, num_channels = inputs.shape
+    return choose(
+      algorithm,
+      queries,
+      batch_size=batch_size,
+      num_inputs=num_inputs,
+      num_heads=self.num_heads,
+      qk_channels=self._channels(num_channels)[0],
+      can_absorb=self.algorithm is Algorithm.AUTO,
+    )
+
   def project(
     self, inputs: PreparedInputs, *, is_training: bool
   ) -> PreparedInputs:
@@ -174,6 +198,53 @@ class CrossAttendConfig(AttendConfig):
     read = dropout(read, self.dropout_prob, is_training=is_training)
     if self.use_query_residual:
       read = queries + read
+    return self._mlp(read, is_training=is_training)
+
+  def absorb_queries(
+    self,
+    inputs: Float[Array, 'B M C'],
+    num_query_channels: int,
+    *,
+    is_training: bool,
+  ) -> AbsorbedKeys:
+    """Computes what `read_absorbed` reads.
+
+    Args:
+      inputs: what will be read.
+      num_query_channels: channels of a query.
+      is_training: has no effect.
+    """
+    del is_training
+    plain = Plain(inputs)
+    norm = InputNorm('input_norm')(plain.num_channels)
+    query_norm = InputNorm('query_norm')(num_query_channels)
+    attention = self._attention(plain)
+    return attention.absorb_queries(plain, norm, query_norm)
+
+  def read_absorbed(
+    self,
+    queries: Tokens,
+    keys: AbsorbedKeys,
+    query_mask: Bool[AnyArray, 'B N'] | None = None,
+    *,
+    is_training: bool,
+  ) -> Float[Array, 'B N D']:
+    """Returns what the block makes of queries that stay factored.
+
+    Args:
+      queries: as the block's call has them, dense.
+      keys: what they read.
+      query_mask: which queries read.
+      is_training: whether dropout applies.
+    """
+    attention_dropout = None
+    if is_training and self.attention_dropout_prob:
+      rng = hk.next_rng_key()
+      attention_dropout = Dropout(rng, self.attention_dropout_prob)
+    read = keys.read(prepare_queries(queries), query_mask, attention_dropout)
+    read = dropout(read, self.dropout_prob, is_training=is_training)
+    if self.use_query_residual:
+      read = queries.dense() + read
     return self._mlp(read, is_training=is_training)
 
   def _attention(self, inputs: PreparedInputs) -> CrossAttention:

@@ -54,6 +54,11 @@ class Tokens:
     return self.content.shape[0]
 
   @property
+  def blocks(self) -> tuple['Tokens']:
+    """These tokens, as the only block of them; see `JoinedTokens`."""
+    return (self,)
+
+  @property
   def axes(self) -> tuple[int, ...]:
     """The sizes of the grid's axes."""
     return self.content.shape[1:-1]

@@ -12,9 +12,9 @@ def perceiver_io_optical_flow(*, is_light: bool = False) -> PerceiverConfig:
   token, and again a query.
 
   Parameters: 41,057,134; light: 27,908,974.
-  FLOPs: 1,897,499,420,672; light: 987,666,802,688.
-  [2] prints 27.9 million and 987 billion, which are those of the light model,
-  whereas its results and the published weights are those of the other.
+  FLOPs: 1,886,745,225,216; light: 985,517,221,888.
+  [2] prints 27.9 million and 987 billion, which are nearly those of the light
+  model, whereas its results and the published weights are those of the other.
   Result: end-point error 1.81 on Sintel.clean, 2.42 on Sintel.final, 4.98 on
   KITTI. Of the light model none is printed at full resolution.
   Source: [2] section 4.2, table 16, appendix H; the published notebook

@@ -31,7 +31,7 @@ def perceiver_io_kinetics_autoencoding() -> PerceiverConfig:
   Parameters: 19,858,855 (the paper: 20.0 million).
   FLOPs: 260,075,419,664 for 512 pixels, 512
   patches of audio and the label as in training (the paper: 310 billion), and
-  7,477,823,123,472 for all outputs (the paper: 6.85
+  7,470,419,554,320 for all outputs (the paper: 6.85
   trillion); the paper's figures fit no reading of its sizes.
   Result: audio 26.97 dB, video 24.37 dB, 10.2 % of labels.
   Source: [2] appendix I; the notebook `video_autoencoding`, which this follows

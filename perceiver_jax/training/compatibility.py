@@ -7,7 +7,16 @@ import jax
 
 # Fields of a model that say how, not what, it computes: a run that has too
 # little memory goes on with remat, and any weights are evaluated in bfloat16.
-HOW_COMPUTED = frozenset({'precision', 'unroll', 'remat', 'algorithm'})
+HOW_COMPUTED = frozenset(
+  {
+    'precision',
+    'unroll',
+    'remat',
+    'algorithm',
+    'query_algorithm',
+    'query_chunk_size',
+  }
+)
 
 _NOTHING = 'nothing'
 _MAX_LINES = 20

@@ -9,3 +9,13 @@ from perceiver_jax.nn.cross_attention.module import (
   CrossAttention as CrossAttention,
 )
 from perceiver_jax.nn.cross_attention.module import InputNorm as InputNorm
+from perceiver_jax.nn.cross_attention.queries import (
+  QueryAlgorithm as QueryAlgorithm,
+)
+from perceiver_jax.nn.cross_attention.queries import choose as choose
+from perceiver_jax.nn.cross_attention.queries import (
+  prepare_queries as prepare_queries,
+)
+from perceiver_jax.nn.cross_attention.transposed import (
+  AbsorbedKeys as AbsorbedKeys,
+)

@@ -15,7 +15,7 @@ from perceiver_jax.nn.cross_attention.separable import (
   is_separable,
   num_content_channels,
 )
-from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens, Tokens
+from perceiver_jax.nn.tokens import AnyTokens, Tokens
 
 # More attention weights than this, in one example, are computed in chunks.
 _MAX_WEIGHTS = 2**20
@@ -65,7 +65,7 @@ def prepare(
   """
   if not isinstance(inputs, AnyTokens):
     inputs = Tokens(inputs)
-  blocks = inputs.blocks if isinstance(inputs, JoinedTokens) else (inputs,)
+  blocks = inputs.blocks
   if algorithm is Algorithm.SEPARABLE and not any(map(is_separable, blocks)):
     found = ' and '.join(str(block.axes) for block in blocks)
     raise ValueError(

@@ -6,12 +6,16 @@ from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import AnyArray, InputMask, QueryMask
 from perceiver_jax.nn.attention import linear, linear_init
-from perceiver_jax.nn.cross_attention import queries as query_chunks
 from perceiver_jax.nn.cross_attention.base import (
   Dropout,
   InputParameters,
   NormParameters,
   PreparedInputs,
+)
+from perceiver_jax.nn.cross_attention.plain import Plain
+from perceiver_jax.nn.cross_attention.transposed import (
+  AbsorbedKeys,
+  absorb_queries,
 )
 
 
@@ -66,8 +70,7 @@ class CrossAttention(hk.Module):
     dropout = None
     if is_training and self._dropout_prob:
       dropout = Dropout(hk.next_rng_key(), self._dropout_prob)
-    read = query_chunks.read(
-      inputs,
+    read = inputs.read(
       self._by_heads(queries),
       self._input_parameters(inputs.num_channels, norm),
       None if input_mask is None else jnp.asarray(input_mask),
@@ -76,6 +79,27 @@ class CrossAttention(hk.Module):
     if query_mask is not None:
       read = jnp.where(jnp.asarray(query_mask)[:, :, None], read, 0)
     return linear(queries.shape[-1], name='output')(read)
+
+  @hk.name_like('__call__')
+  def absorb_queries(
+    self, inputs: Plain, norm: NormParameters, query_norm: NormParameters
+  ) -> AbsorbedKeys:
+    """Computes what queries read that are not projected.
+
+    Args:
+      inputs: what will be read.
+      norm: of the inputs' layer norm.
+      query_norm: of the queries' layer norm.
+    """
+    params = self._input_parameters(inputs.num_channels, norm)
+    num_channels = len(query_norm.scale)
+    return absorb_queries(
+      *inputs.project(params).keys_and_values,
+      query_norm,
+      _LinearParameters('query')(num_channels, self._qk_channels),
+      _LinearParameters('output')(self._v_channels, num_channels),
+      num_heads=self._num_heads,
+    )
 
   @hk.name_like('__call__')
   def weights(

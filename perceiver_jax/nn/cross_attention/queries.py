@@ -1,51 +1,97 @@
-"""Reading with very many queries, in chunks of them."""
+"""Which algorithm deals with very many queries."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import enum
 
-from perceiver_jax.nn.cross_attention.base import (
-  Dropout,
-  InputParameters,
-  PreparedInputs,
+from perceiver_jax.nn.cross_attention.absorbed import Absorbed
+from perceiver_jax.nn.cross_attention.absorption import AbsorbingInputs
+from perceiver_jax.nn.cross_attention.separable import (
+  Separable,
+  is_separable,
+  num_content_channels,
 )
+from perceiver_jax.nn.tokens import Tokens
 
 _MAX_WEIGHTS = 2**26
 """More attention weights than this in a batch are not computed at once."""
 
+_MIN_ABSORBED_WEIGHTS = 2**22
+"""With fewer weights in a batch it is not worth the while to absorb."""
 
-def read(
-  inputs: PreparedInputs,
-  query: Float[Array, 'B N H F'],
-  params: InputParameters,
-  mask: Bool[Array, 'B M'] | None,
-  dropout: Dropout | None,
-) -> Float[Array, 'B N HG']:
-  """Reads inputs; as `inputs.read`, but memory stays bounded.
+_CHUNK_WEIGHTS = 2**22
+"""Attention weights of a batch in a chunk of queries.
 
-  More queries than inputs are taken in chunks, each computed again in the
-  backward pass. Dropout is then drawn for each chunk.
+Measured on a CPU by `benchmarks/decoder.py`.
+"""
+
+
+class QueryAlgorithm(enum.Enum):
+  """How very many queries read few inputs.
+
+  All give the same numbers, but dropout is drawn anew in each chunk.
+
+  Attributes:
+    AUTO: the cheapest by the shapes at hand.
+    PLAIN: all queries at once, as published.
+    CHUNKED: in chunks, each computed again in the backward pass.
+    ABSORBED: as CHUNKED, and the keys of the inputs absorb the projection of
+      the queries; queries that are features of a grid are never built.
   """
-  batch, num_queries, num_heads, _ = query.shape
-  num_inputs = inputs.num_inputs
-  chunk_size = max(1, _MAX_WEIGHTS // (batch * num_heads * num_inputs))
-  if num_queries <= max(chunk_size, num_inputs):
-    return inputs.read(query, params, mask, dropout)
-  num_chunks = -(-num_queries // chunk_size)
-  chunk_size = -(-num_queries // num_chunks)
-  padding = num_chunks * chunk_size - num_queries
-  query = jnp.pad(query, [(0, 0), (0, padding), (0, 0), (0, 0)])
-  query = query.reshape(batch, num_chunks, chunk_size, *query.shape[2:])
 
-  @jax.checkpoint
-  def read_chunk(chunk):
-    index, query = chunk
-    if dropout is None:
-      return inputs.read(query, params, mask, None)
-    rng = jax.random.fold_in(dropout.rng, index)
-    return inputs.read(query, params, mask, Dropout(rng, dropout.prob))
+  AUTO = enum.auto()
+  PLAIN = enum.auto()
+  CHUNKED = enum.auto()
+  ABSORBED = enum.auto()
 
-  chunks = (jnp.arange(num_chunks), jnp.moveaxis(query, 1, 0))
-  outputs = jnp.moveaxis(jax.lax.map(read_chunk, chunks), 0, 1)
-  outputs = outputs.reshape(batch, num_chunks * chunk_size, -1)
-  return outputs[:, :num_queries]
+
+def choose(
+  algorithm: QueryAlgorithm,
+  queries: Tokens,
+  *,
+  batch_size: int,
+  num_inputs: int,
+  num_heads: int,
+  qk_channels: int,
+  can_absorb: bool,
+) -> QueryAlgorithm:
+  """Chooses an algorithm, if that is left open.
+
+  Args:
+    algorithm: what is asked for.
+    queries: all of them.
+    batch_size: number B of examples.
+    num_inputs: number N of inputs.
+    num_heads: number H.
+    qk_channels: channels of projected queries over all heads.
+    can_absorb: whether how the inputs are read is open as well.
+  """
+  if algorithm is not QueryAlgorithm.AUTO:
+    return algorithm
+  num_rows = num_heads * num_inputs
+  num_weights = batch_size * queries.num_tokens * num_rows
+  # Products for one query.
+  projected = qk_channels * (queries.num_channels + num_inputs)
+  own = queries.num_channels
+  if is_separable(queries):
+    own = num_content_channels(queries)
+  pays = own * num_rows < projected and num_weights > _MIN_ABSORBED_WEIGHTS
+  if can_absorb and pays:
+    return QueryAlgorithm.ABSORBED
+  if num_weights > _MAX_WEIGHTS:
+    return QueryAlgorithm.CHUNKED
+  return QueryAlgorithm.PLAIN
+
+
+def prepare_queries(queries: Tokens) -> AbsorbingInputs:
+  """Prepares queries to be multiplied with keys that absorbed projections."""
+  if is_separable(queries):
+    return Separable.prepare(queries)
+  return Absorbed.prepare(queries.dense())
+
+
+def chunk_size(num_weights: int) -> int:
+  """Returns how many queries make chunks that suit the caches.
+
+  Args:
+    num_weights: of attention for one query, in all heads and examples.
+  """
+  return max(1, _CHUNK_WEIGHTS // num_weights)
