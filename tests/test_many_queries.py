@@ -114,8 +114,14 @@ _plain = functools.cache(
 )
 # Rows of flow have 24 pixels, of video 8.
 _CHUNKED, _ABSORBED = QueryAlgorithm.CHUNKED, QueryAlgorithm.ABSORBED
-_FORCED = [(_CHUNKED, 1), (_CHUNKED, 124), (_ABSORBED, 124)]
-_each = pytest.mark.parametrize('algorithm', [_CHUNKED, _ABSORBED])
+_FORCED = [
+  pytest.param(_CHUNKED, 1, marks=pytest.mark.slow),
+  pytest.param(_CHUNKED, 124, marks=pytest.mark.slow),
+  (_ABSORBED, 124),
+]
+_each = pytest.mark.parametrize(
+  'algorithm', [pytest.param(_CHUNKED, marks=pytest.mark.slow), _ABSORBED]
+)
 
 
 @pytest.mark.parametrize('name', _CASES)

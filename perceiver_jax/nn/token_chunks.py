@@ -44,6 +44,7 @@ def map_chunks(
   """
   batch_size, num_tokens = tokens.batch_size, tokens.num_tokens
   tokens = _by_rows(tokens)
+  mask = None if mask is None else jnp.asarray(mask)
   num_rows, width = tokens.axes
   num_chunks = -(-num_rows // max(1, chunk_size // width))
   if num_chunks == 1:
@@ -62,7 +63,7 @@ def map_chunks(
     return jnp.moveaxis(jnp.pad(array, widths).reshape(shape), axis, 0)
 
   if mask is not None:
-    mask = jnp.asarray(mask).reshape(batch_size, num_rows, width)
+    mask = mask.reshape(batch_size, num_rows, width)
   rngs = None if rng is None else jax.random.split(rng, num_chunks)
 
   def chunk(content, positions, mask, rng):
