@@ -14,7 +14,7 @@ from perceiver_jax.modalities.base import InputConfig
 from perceiver_jax.modalities.multimodal import MultimodalInput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import AttendConfig
-from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens
+from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens, Tokens
 
 
 class Stage(NamedTuple):

@@ -17,10 +17,11 @@ _MAX_WEIGHTS = 2**26
 _MIN_ABSORBED_WEIGHTS = 2**22
 """With fewer weights in a batch it is not worth the while to absorb."""
 
-_CHUNK_WEIGHTS = 2**22
+_CHUNK_WEIGHTS = 2**21
 """Attention weights of a batch in a chunk of queries.
 
-Measured on a CPU by `benchmarks/decoder.py`.
+On a CPU half as many are as fast, twice as many a little slower, by
+`benchmarks/decoder.py`. Accelerators, not measured, may like larger chunks.
 """
 
 
