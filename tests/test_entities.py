@@ -52,7 +52,8 @@ def test_every_entity_has_a_vector_and_their_order_does_not_matter():
   assert vectors.shape == (2, 5, 3)
   order = np.array([3, 0, 4, 1, 2])
   permuted = apply(params, None, _entities()[:, order])
-  np.testing.assert_allclose(permuted, vectors[:, order], atol=1e-5)
+  # Vectors reach 17: float32 keeps them to some 1e-5.
+  np.testing.assert_allclose(permuted, vectors[:, order], atol=5e-5)
   assert np.abs(vectors[:, 0] - vectors[:, 1]).max() > 1e-2
 
 
