@@ -96,3 +96,22 @@ def test_clips_of_audioset_are_measured_beside_films(tmp_path):
   }
   for name, cost in costs.items():
     assert cost > 0 and name in table
+
+
+@pytest.mark.slow
+def test_many_queries_are_decoded_in_less_memory_with_the_same_numbers(
+  tmp_path,
+):
+  path = tmp_path / 'rows.json'
+  flow = ['--cases=flow', '--fraction=46', '--repeats=1', '--chunk_sizes=992']
+  _run('decoder.py', *flow, f'--json={path}')
+  rows = json.loads(path.read_text())
+  assert [row['algorithm'] for row in rows] == 2 * [
+    'PLAIN',
+    'CHUNKED',
+    'ABSORBED',
+  ]
+  for plain, *others in (rows[:3], rows[3:]):
+    for row in others:
+      assert row['bytes'] < plain['bytes'] / 2
+      assert row['error'] < 1e-4
