@@ -234,8 +234,8 @@ def _latent_stages(
 def _output_stages(
   config: PerceiverConfig, params: Params, model: _Model
 ) -> Iterator[Stage]:
-  queries = model.queries
-  shape = str([queries.batch_size, queries.num_tokens, queries.num_channels])
+  queries = jax.eval_shape(lambda tokens: tokens.dense(), model.queries)
+  shape = str(list(queries.shape))
   if isinstance(config.decoder, AverageDecoder):
     yield Stage('decoder', shape, 'the mean over latents')
   else:
