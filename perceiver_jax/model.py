@@ -49,7 +49,8 @@ class AttentionDecoder(Config):
     query_algorithm: how very many queries are dealt with; the numbers are the
       same, but for the draws of dropout.
     query_chunk_size: queries of an example that are decoded at once, rounded to
-      whole rows of their grid; None: by the shapes at hand.
+      whole rows of their grid; None: by the shapes at hand. Each chunk is
+      computed again in the backward pass, whatever `cross_attend.remat` says.
   """
 
   query_channels: int | None = 1024

@@ -11,7 +11,7 @@ import tiny_models
 import perceiver_jax
 from perceiver_jax.model import AttentionDecoder, Precision
 from perceiver_jax.nn.cross_attention import Algorithm, QueryAlgorithm
-from perceiver_jax.nn.cross_attention.queries import choose
+from perceiver_jax.nn.cross_attention.queries import choose, chunk_size
 from perceiver_jax.nn.token_chunks import map_chunks
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
 
@@ -150,6 +150,21 @@ def test_bfloat16_is_as_near_to_float32_as_all_at_once(algorithm):
   assert 0 < error(algorithm, 124) <= 2 * error(QueryAlgorithm.PLAIN)
 
 
+def test_gradients_of_what_chunks_share_add_up_in_float32():
+  tokens = Tokens(jnp.ones((1, 1024, 1, 1), jnp.bfloat16))
+
+  def loss(weight):
+    def scale(tokens, mask, rng):
+      del mask, rng
+      return tokens.dense() * weight
+
+    made = map_chunks(scale, tokens, None, None, chunk_size=1)
+    return jnp.sum(made.astype(jnp.float32))
+
+  # Ones that are added up in bfloat16 come to 256 and no further.
+  assert jax.grad(loss)(jnp.ones((), jnp.bfloat16)) == 1024
+
+
 @_each
 def test_dropout_is_drawn_for_every_chunk(algorithm):
   def outputs(seed, **fields):
@@ -260,6 +275,12 @@ def test_auto_chooses_by_shapes():
   for forced in (plain, _CHUNKED, _ABSORBED):
     for axes in ((1, 1), (368, 496)):
       assert _chosen(axes, forced) is forced
+
+
+def test_chunks_of_large_batches_do_not_become_tiny():
+  flow = 2048
+  assert chunk_size(flow) == 1024
+  assert chunk_size(512 * 8 * 256) == 128
 
 
 def test_absorbed_queries_need_keys_and_values():

@@ -7,6 +7,7 @@ axes are as many as the chunk has rows. Dense tokens are of one chunk at most.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,23 +49,17 @@ def map_chunks(
   num_rows, width = tokens.axes
   num_chunks = -(-num_rows // max(1, chunk_size // width))
   if num_chunks == 1:
-    return function(tokens, mask, rng)
+    return jax.checkpoint(function)(tokens, mask, rng)
   chunk_rows = -(-num_rows // num_chunks)
   num_chunks = -(-num_rows // chunk_rows)  # Without one of padding alone.
-
-  def split(array, axis):
-    """Cuts an axis of rows into chunks, the first axis of the result."""
-    if array is None:
-      return None
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, num_chunks * chunk_rows - num_rows)
-    shape = array.shape
-    shape = (*shape[:axis], num_chunks, chunk_rows, *shape[axis + 1 :])
-    return jnp.moveaxis(jnp.pad(array, widths).reshape(shape), axis, 0)
-
   if mask is not None:
     mask = mask.reshape(batch_size, num_rows, width)
-  rngs = None if rng is None else jax.random.split(rng, num_chunks)
+  arrays = (
+    _split(tokens.content, 1, num_chunks, chunk_rows),
+    [_split(rows, 0, num_chunks, chunk_rows) for rows in _rows(tokens)],
+    _split(mask, 1, num_chunks, chunk_rows),
+    None if rng is None else jax.random.split(rng, num_chunks),
+  )
 
   def chunk(content, positions, mask, rng):
     part = dataclasses.replace(
@@ -75,19 +70,44 @@ def map_chunks(
     mask = None if mask is None else mask.reshape(batch_size, -1)
     return function(part, mask, rng)
 
-  # In a loop nothing is computed twice for the lack of a barrier.
-  chunk = jax.checkpoint(chunk, prevent_cse=False)
-  outputs = jax.lax.map(
-    lambda arrays: chunk(*arrays),
-    (
-      split(tokens.content, 1),
-      [split(rows, 0) for rows in _rows(tokens)],
-      split(mask, 1),
-      rngs,
-    ),
-  )
+  outputs = _map(chunk, arrays)
   outputs = jnp.moveaxis(outputs, 0, 1)
   return outputs.reshape(batch_size, -1, outputs.shape[-1])[:, :num_tokens]
+
+
+def _map(chunk: Callable[..., Array], arrays: tuple[Any, ...]) -> Array:
+  """Applies a function to each chunk of arrays, and again going backward.
+
+  A loop adds up the gradients of what all chunks share, of parameters say, in
+  the dtype that it has; in bfloat16, hundreds of chunks would lose most of it.
+  So it enters the loop in float32.
+  """
+  first = jax.tree.map(lambda array: array[0], arrays)
+  chunk, shared = jax.closure_convert(chunk, *first)
+  dtypes = [array.dtype for array in shared]
+  shared = [
+    array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    for array in shared
+  ]
+
+  def step(arrays):
+    return chunk(*arrays, *map(jnp.asarray, shared, dtypes))
+
+  # In a loop nothing is computed twice for the lack of a barrier.
+  return jax.lax.map(jax.checkpoint(step, prevent_cse=False), arrays)
+
+
+def _split(
+  array: AnyArray | None, axis: int, num_chunks: int, chunk_rows: int
+) -> Array | None:
+  """Cuts an axis of rows into chunks, the first axis of the result."""
+  if array is None:
+    return None
+  shape = array.shape
+  widths = [(0, 0)] * array.ndim
+  widths[axis] = (0, num_chunks * chunk_rows - shape[axis])
+  shape = (*shape[:axis], num_chunks, chunk_rows, *shape[axis + 1 :])
+  return jnp.moveaxis(jnp.pad(array, widths).reshape(shape), axis, 0)
 
 
 def _by_rows(tokens: Tokens) -> Tokens:

@@ -17,6 +17,7 @@ _MAX_WEIGHTS = 2**26
 _MIN_ABSORBED_WEIGHTS = 2**22
 """With fewer weights in a batch it is not worth the while to absorb."""
 
+_MIN_CHUNK = 128
 _CHUNK_WEIGHTS = 2**21
 """Attention weights of a batch in a chunk of queries.
 
@@ -92,7 +93,9 @@ def prepare_queries(queries: Tokens) -> AbsorbingInputs:
 def chunk_size(num_weights: int) -> int:
   """Returns how many queries make chunks that suit the caches.
 
+  In fewer than 128, what all chunks read would be read too often.
+
   Args:
     num_weights: of attention for one query, in all heads and examples.
   """
-  return max(1, _CHUNK_WEIGHTS // num_weights)
+  return max(_MIN_CHUNK, _CHUNK_WEIGHTS // num_weights)
