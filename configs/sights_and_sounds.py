@@ -94,7 +94,9 @@ def get_config(variant: str = '') -> TrainConfig:
 def _raw() -> InputConfig:
   """128 patches of 64 samples."""
   return AudioInput(
-    samples_per_patch=64, positions=FourierPositions(num_bands=4)
+    samples_per_patch=64,
+    num_samples=8192,
+    positions=FourierPositions(num_bands=4),
   )
 
 
@@ -110,6 +112,7 @@ def _mel() -> InputConfig:
     log_mean=-11.3,
     log_std=1.4,
     patch_size=(1, 8),
+    num_samples=8192,
     positions=FourierPositions(num_bands=6),
   )
 
@@ -119,5 +122,5 @@ def _video() -> InputConfig:
   return VideoInput(
     video_channels=1,
     patch_size=(2, 4, 4),
-    positions=FourierPositions(num_bands=4),
+    positions=FourierPositions(num_bands=4, max_resolution=(8, 5, 5)),
   )

@@ -90,6 +90,7 @@ def _mel() -> InputConfig:
     log_mean=-12.5,
     log_std=2.5,
     patch_size=(2, 8),
+    num_samples=8192,
     positions=FourierPositions(num_bands=6),
     spec_augment=SpecAugment(),
   )
@@ -98,5 +99,7 @@ def _mel() -> InputConfig:
 def _raw() -> InputConfig:
   """128 patches of 64 samples."""
   return AudioInput(
-    samples_per_patch=64, positions=FourierPositions(num_bands=6)
+    samples_per_patch=64,
+    num_samples=8192,
+    positions=FourierPositions(num_bands=6),
   )

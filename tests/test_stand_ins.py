@@ -11,6 +11,7 @@ import config_files
 import numpy as np
 import pytest
 
+from perceiver_jax import predict
 from perceiver_jax.training import loop
 from perceiver_jax.training.metrics import read_metrics
 
@@ -68,6 +69,25 @@ def test_the_page_has_a_command_for_every_variant():
     for variant in config_files.load(name).VARIANTS
     if variant != 'debug'
   ]
+
+
+@pytest.mark.parametrize(
+  ('name', 'rates', 'size'),
+  [
+    ('spoken_words', {'sample_rate_hz': 8000}, (0, 0, 0)),
+    (
+      'sights_and_sounds',
+      {'sample_rate_hz': 8192, 'frame_rate_hz': 16},
+      (20, 20, 1),
+    ),
+  ],
+)
+def test_recordings_can_be_listened_to(name, rates, size):
+  module = config_files.load(name)
+  for variant in module.VARIANTS:
+    form = predict.clip_format(module.get_config(variant).model, **rates)
+    assert form.size == (size if form.video else (0, 0, 0))
+    assert form.num_frames * form.samples_per_frame == 8192
 
 
 @pytest.mark.slow
