@@ -1,5 +1,6 @@
 """No damage goes unnoticed, and none costs more than the checkpoint it hits."""
 
+import errno
 import json
 import pathlib
 import shutil
@@ -190,17 +191,28 @@ def test_another_model_is_not_damage_and_refused(two):
   assert _steps(two) == [1, 2]
 
 
-def test_what_cannot_be_read_now_is_not_damage(two, monkeypatch):
+@pytest.mark.parametrize(
+  'error',
+  [
+    PermissionError(errno.EACCES, 'Permission denied'),
+    TimeoutError(errno.ETIMEDOUT, 'Connection timed out'),
+    ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer'),
+    OSError(errno.ESTALE, 'Stale file handle'),
+  ],
+  ids=lambda error: errno.errorcode[error.errno],
+)
+def test_what_cannot_be_read_now_is_not_damage(two, monkeypatch, error):
   def refuse(*_, **__):
-    raise PermissionError(13, 'Permission denied')
+    raise error
 
   with _make(two) as checkpointer:
     monkeypatch.setattr(pathlib.Path, 'read_bytes', refuse)
     monkeypatch.setattr(
       'orbax.checkpoint.StandardCheckpointHandler.restore', refuse
     )
-    with pytest.raises(PermissionError):
+    with pytest.raises(type(error)) as raised:
       checkpointer.restore(_state(0))
+    assert raised.value is error
   assert _steps(two) == [1, 2]
 
 

@@ -7,6 +7,7 @@ proves damaged goes to `damaged_checkpoints/STEP`.
 """
 
 import contextlib
+import errno
 import json
 import logging as python_logging
 import os
@@ -31,6 +32,14 @@ _MANIFEST = 'manifest.json'
 _TEMPORARY = '.orbax-checkpoint-tmp'
 _COMPLETE = 'commit_success.txt'
 # Of a file that may be as good as it was, if only it could be read.
+_MAY_PASS = (
+  MemoryError,
+  PermissionError,
+  TimeoutError,
+  ConnectionError,
+  jax.errors.JaxRuntimeError,
+)
+_MAY_PASS_NUMBERS = (errno.ESTALE, errno.EMFILE, errno.ENFILE)
 _UNREADABLE = (
   'PERMISSION_DENIED',
   'RESOURCE_EXHAUSTED',
@@ -281,9 +290,11 @@ def _damage_of(path: epath.Path) -> Iterator[None]:
   """Takes what goes wrong in reading for damage, unless it may pass."""
   try:
     yield
-  except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+  except _MAY_PASS:
     raise
   except Exception as error:
+    if getattr(error, 'errno', None) in _MAY_PASS_NUMBERS:
+      raise
     if any(code in str(error) for code in _UNREADABLE):
       raise
     reason = (str(error).splitlines() or [''])[0][:200]
