@@ -77,7 +77,7 @@ class OneHead(hk.Module):
     return (self.head,)
 
   def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O K']:
-    raise NotImplementedError(f'{type(self).__name__} must define head.')
+    raise TypeError(f'{type(self).__name__} must define head.')
 
   def arrange(
     self, made: Sequence[Float[Array, 'B O K']], raw_queries: Any | None
