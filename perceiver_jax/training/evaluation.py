@@ -8,7 +8,7 @@ import numpy as np
 
 from perceiver_jax.data.base import eval_batches
 from perceiver_jax.tasks.base import Report
-from perceiver_jax.training import parallel
+from perceiver_jax.training import parallel, processes
 from perceiver_jax.training.job import Job, device_batches, this_process
 from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.step import make_eval_step
@@ -42,7 +42,7 @@ def make_evaluator(job: Job) -> Callable[..., dict[str, float] | None]:
       if report is None and split_metrics is None:
         return
       mask = batch['mask']
-      if report is not None and jax.process_index() == 0:
+      if report is not None and processes.is_primary():
         report.show(*_examples(*jax.device_get((mask, batch, outcomes))))
       _, outcomes = _examples(*parallel.gather((mask, {}, outcomes)))
       if report is not None:

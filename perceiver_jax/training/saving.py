@@ -12,7 +12,7 @@ from perceiver_jax.training.manifest import (
   Manifest,
   checksums,
 )
-from perceiver_jax.training.processes import anywhere
+from perceiver_jax.training.processes import anywhere, is_primary
 from perceiver_jax.training.store import Store
 
 
@@ -89,7 +89,7 @@ class Saver:
 
   def _complete(self, step: int, manifest: Manifest, target: Any) -> None:
     self._store.wait()
-    if jax.process_index() == 0:
+    if is_primary():
       manifest.check_values(checksums(self._store.read_state(step, target)))
 
 

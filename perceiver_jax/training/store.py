@@ -26,7 +26,7 @@ from perceiver_jax.training.manifest import (
   Manifest,
   read_manifest,
 )
-from perceiver_jax.training.processes import meet
+from perceiver_jax.training.processes import is_primary, meet
 
 _MANIFEST = 'manifest.json'
 _TEMPORARY = '.orbax-checkpoint-tmp'
@@ -184,7 +184,7 @@ class Store:
       return
     place = _unused(self._aside / str(step))
     meet('before a checkpoint is set aside')
-    if jax.process_index() == 0:
+    if is_primary():
       try:
         self._aside.mkdir(parents=True, exist_ok=True)
         path.rename(place)
@@ -209,7 +209,7 @@ class Store:
   def replace_manifest(self, step: int, manifest: Manifest) -> None:
     """Describes a checkpoint anew; a kill leaves the old words or the new."""
     self.manifests[step] = manifest
-    if jax.process_index():
+    if not is_primary():
       return
     path = self._directory / str(step) / 'manifest' / _MANIFEST
     written = path.with_name(f'{path.name}.new')
@@ -222,7 +222,7 @@ class Store:
   def delete(self, step: int) -> None:
     """Deletes a checkpoint, so that a kill never leaves a part of it."""
     del self.manifests[step]
-    if jax.process_index():
+    if not is_primary():
       return
     path = self._directory / str(step)
     try:
@@ -257,7 +257,7 @@ class Store:
     )
 
   def _warn_of_partial(self) -> None:
-    if self._read_only or jax.process_index() or not self._directory.exists():
+    if self._read_only or not is_primary() or not self._directory.exists():
       return
     for path in sorted(self._directory.iterdir()):
       if path.name.endswith(_TEMPORARY):
