@@ -325,6 +325,8 @@ def test_processes_divide_among_the_devices_of_all(digits_dir, tmp_path):
         *(*many_processes.TRAIN, '--config=tests/tiny_job_config.py'),
         *(f'--workdir={workdir}', f'--config.num_steps={num_steps}'),
         *('--config.ema_decay=0.5', f'--config.shard_optimizer_state={switch}'),
+        # The first of the parts ends after two steps.
+        '--config.optimizer.schedule.warmup_steps=2',
       ],
       num_processes=num_processes,
       num_devices=8 // num_processes,
