@@ -10,9 +10,11 @@ import sys
 
 import audioset_dir as small_audioset
 import audioset_job
+import jax
 import numpy as np
 import pytest
 
+from perceiver_jax.training.initial_weights import load_workdir
 from perceiver_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -58,6 +60,9 @@ def test_a_killed_job_goes_on_as_if_it_had_not_been_killed(
   resumed = run('train', audioset_dir, tmp_path)
   assert resumed.returncode == 0, resumed.stderr
   assert lines(tmp_path) == lines(uninterrupted)
+  # Bit by bit, as the weights are.
+  saved, expected = (load_workdir(run) for run in (tmp_path, uninterrupted))
+  jax.tree.map(np.testing.assert_array_equal, saved.params, expected.params)
   steps = [line['step'] for line in lines(tmp_path)]
   assert steps == [*range(1, 13), 12]
 
