@@ -212,14 +212,40 @@ def test_point_sets_that_are_broken_are_an_error(break_it, message, tmp_path):
 
 def test_directory_that_is_not_modelnet40_is_an_error(tmp_path):
   manual_dir = tmp_path / 'manual'
-  manual_dir.mkdir()
-  with pytest.raises(AssertionError, match=r'empty(.|\n)*unpack ModelNet40'):
-    _prepare(manual_dir, tmp_path / 'data', 'meshes')
   (manual_dir / 'ModelNet40' / 'hat').mkdir(parents=True)
   (manual_dir / 'ModelNet40' / '__MACOSX').mkdir()
   (manual_dir / 'ModelNet40' / '.DS_Store').write_text('')
   with pytest.raises(ValueError, match=r"got 1, without .* with \['hat'\]"):
     _prepare(manual_dir, tmp_path / 'data', 'meshes')
+
+
+@pytest.mark.parametrize(
+  ('form', 'directory'),
+  [('meshes', 'ModelNet40'), ('point_sets', 'modelnet40_ply_hdf5_2048')],
+)
+def test_command_says_in_one_line_what_is_missing(form, directory, tmp_path):
+  (tmp_path / 'empty').mkdir()
+  for manual_dir in (tmp_path / 'empty', tmp_path / 'missing'):
+    arguments = [f'--manual_dir={manual_dir}', f'--data_dir={tmp_path}/data']
+    with pytest.raises(SystemExit) as caught:
+      modelnet40.main([f'modelnet40/{form}', *arguments])
+    assert re.fullmatch(
+      f'FileNotFoundError: {manual_dir} must hold {directory}, .*',
+      caught.value.code,
+    )
+  (tmp_path / 'empty' / directory).mkdir()
+  with pytest.raises(SystemExit, match='^ValueError: .* must'):
+    modelnet40.main(
+      [
+        f'modelnet40/{form}',
+        f'--manual_dir={tmp_path}/empty',
+        f'--data_dir={tmp_path}/data',
+      ]
+    )
+
+
+def test_what_is_prepared_needs_no_archive_any_more(modelnet40_dir, tmp_path):
+  _prepare(tmp_path, modelnet40_dir, 'meshes')
 
 
 def test_split_without_a_mesh_that_can_be_read_is_an_error(tmp_path):

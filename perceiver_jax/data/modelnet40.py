@@ -12,9 +12,12 @@ names each and says why.
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
+from perceiver_jax.buckets import absolute
 from perceiver_jax.data import records
 from perceiver_jax.data.modelnet40_builder import ModelNet40
 from perceiver_jax.data.points import PointsData
@@ -61,24 +64,39 @@ def prepare(
     file_format: 'array_record', or 'tfrecord'.
 
   Raises:
-    AssertionError: `manual_dir` is missing or empty.
+    FileNotFoundError: the unpacked archive is not in `manual_dir`.
     ValueError: the files are not those of ModelNet40.
   """
   builder = tfds.builder(name, data_dir=data_dir)
+  manual_dir = absolute(manual_dir)
+  directory = builder.builder_config.directory
+  if not (builder.is_prepared() or (manual_dir / directory).is_dir()):
+    raise FileNotFoundError(
+      f'{manual_dir} must hold {directory}, the unpacked archive, for {name}, '
+      'got no such directory.'
+    )
   builder.download_and_prepare(
     file_format=file_format,
     download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
   )
 
 
-def main() -> None:
-  """Prepares the data set as the command line says."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prepares the data set as the command line says.
+
+  Raises:
+    SystemExit: something is wrong; it holds one line that says what.
+  """
   parser = argparse.ArgumentParser(prog=_COMMAND, description='Prepares it.')
   parser.add_argument('name', choices=_FORMS)
   parser.add_argument('--manual_dir', required=True, help='unpacked archive')
   parser.add_argument('--data_dir', help='TFDS directory')
   parser.add_argument('--file_format', default='array_record')
-  prepare(**vars(parser.parse_args()))
+  arguments = parser.parse_args(argv)
+  try:
+    prepare(**vars(arguments))
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
 
 
 if __name__ == '__main__':

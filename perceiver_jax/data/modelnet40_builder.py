@@ -55,13 +55,15 @@ class Meshes(tfds.core.BuilderConfig):
   Which points are drawn depends on the name of the mesh alone.
   """
 
+  directory = 'ModelNet40'
+
   def examples(
     self, manual_dir: epath.Path, split: str, skipped: dict[str, str]
   ) -> Keyed:
     """Yields keys and examples of a split.
 
     Args:
-      manual_dir: directory of `ModelNet40/`.
+      manual_dir: has `directory`.
       split: 'train' or 'test'.
       skipped: gets the file of each mesh that is left out, and why it is.
 
@@ -71,7 +73,7 @@ class Meshes(tfds.core.BuilderConfig):
     # Imported here because it takes a second and is needed once.
     from perceiver_jax.data.meshes import read_off, sample_points
 
-    root = manual_dir / 'ModelNet40'
+    root = manual_dir / self.directory
     directories = [p.name for p in root.glob('[!._]*') if p.is_dir()]
     _check_classes(directories, f'the directories in {root}')
     for label in CLASSES:
@@ -90,13 +92,15 @@ class Meshes(tfds.core.BuilderConfig):
 class PointSets(tfds.core.BuilderConfig):
   """The HDF5 files, published with PointNet, that most papers use."""
 
+  directory = 'modelnet40_ply_hdf5_2048'
+
   def examples(
     self, manual_dir: epath.Path, split: str, skipped: dict[str, str]
   ) -> Keyed:
     """Yields keys and examples of a split.
 
     Args:
-      manual_dir: directory of `modelnet40_ply_hdf5_2048/`.
+      manual_dir: has `directory`.
       split: 'train' or 'test'.
       skipped: stays empty; a broken file is an error, for it has hundreds of
         examples.
@@ -105,7 +109,7 @@ class PointSets(tfds.core.BuilderConfig):
       ValueError: the files are not those of ModelNet40, or cannot be read.
     """
     del skipped
-    root = manual_dir / 'modelnet40_ply_hdf5_2048'
+    root = manual_dir / self.directory
     _check_classes(_lines(root / 'shape_names.txt'), 'shape_names.txt')
     for line in _lines(root / f'{split}_files.txt'):
       path = root / epath.Path(line).name  # Its directory is somebody else's.
