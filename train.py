@@ -81,7 +81,10 @@ def _run(arguments: Sequence[str]) -> str:
 
   with pulse:
     if _MODE.value == 'dry_run':
-      said = f'{dry_run.dry_run(_CONFIG.value, compiles=_COMPILE.value)}\n'
+      said = dry_run.dry_run(
+        _CONFIG.value, _WORKDIR.value, compiles=_COMPILE.value
+      )
+      said = f'{said}\n'
     elif _MODE.value == 'train':
       trained = loop.train(
         _CONFIG.value,

@@ -366,7 +366,7 @@ def test_saving_says_nothing_unless_it_fails(tmp_path, caplog):
 )
 def test_validate_refuses_nonsense(field, value):
   config = CheckpointConfig(**{field: value})
-  message = f'CheckpointConfig.{field} must be at least {value + 1}, got'
+  message = f'{field} must be at least {value + 1}, got'
   with pytest.raises(ValueError, match=message):
     config.validate()
 

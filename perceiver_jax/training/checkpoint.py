@@ -64,17 +64,8 @@ class CheckpointConfig(Config):
 
   def validate(self) -> None:
     super().validate()
-    for name, least in (
-      ('every_steps', 1),
-      ('keep_last', 1),
-      ('keep_best', 0),
-      ('max_failures', 0),
-    ):
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'CheckpointConfig.{name} must be at least {least}, got '
-          f'{getattr(self, name)}.'
-        )
+    self._validate_at_least(1, 'every_steps', 'keep_last')
+    self._validate_at_least(0, 'keep_best', 'max_failures')
     period = self.keep_every_steps
     if period is not None and (period < 1 or period % self.every_steps):
       raise ValueError(
@@ -267,6 +258,18 @@ class Checkpointer:
     manifest = self._store.manifests[step]._replace(metrics=metrics)
     self._store.replace_manifest(step, manifest)
 
+  def check_fits(self, step: int, target: Any) -> None:
+    """Checks, without reading it, that a state has the arrays of a target.
+
+    Raises:
+      ValueError: it has others; the message lists them.
+    """
+    check_arrays(
+      self._store.manifests[step].arrays,
+      spelled_arrays(target),
+      source=f'the checkpoint of step {step} in {self._workdir}',
+    )
+
   def restore(self, target: Any, step: int | None = None) -> Any | None:
     """Returns the state of a checkpoint, None if there is none at all.
 
@@ -312,12 +315,7 @@ class Checkpointer:
     return metrics
 
   def _restored(self, step: int, target: Any) -> Any:
-    manifest = self._store.manifests[step]
-    check_arrays(
-      manifest.arrays,
-      spelled_arrays(target),
-      source=f'the checkpoint of step {step} in {self._workdir}',
-    )
+    self.check_fits(step, target)
     damage = None
     try:
       state = self._store.read_state(step, target)
@@ -325,7 +323,7 @@ class Checkpointer:
       damage = error
     if anywhere(damage is not None):
       raise damage or DamagedCheckpointError('another process found damage')
-    manifest.check_values(checksums(state))
+    self._store.manifests[step].check_values(checksums(state))
     return state
 
   def _restored_as_saved(self, step: int) -> Any:

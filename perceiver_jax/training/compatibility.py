@@ -1,9 +1,14 @@
 """Whether a saved run fits the one at hand, and where it does not."""
 
+import contextlib
+import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+from absl import logging
+
+from perceiver_jax.config import from_dict
 
 # Fields of a model that say how, not what, it computes: a run that has too
 # little memory goes on with remat, and any weights are evaluated in bfloat16.
@@ -20,6 +25,30 @@ HOW_COMPUTED = frozenset(
 
 _NOTHING = 'nothing'
 _MAX_LINES = 20
+
+
+def check_run(
+  saved_json: str, current: Mapping[str, Any], *, workdir: str
+) -> None:
+  """Refuses a run of another model, and logs what else is not the same.
+
+  Args:
+    saved_json: the config of the run, as its checkpoint has it.
+    current: that of the run at hand, as `Config.to_dict` describes it.
+    workdir: the directory of both, for messages.
+
+  Raises:
+    ValueError: see `check_config`.
+  """
+  saved = json.loads(saved_json)
+  # Fields that came later take their defaults, if the class is still known.
+  with contextlib.suppress(ValueError, TypeError, AttributeError):
+    saved['model'] = from_dict(saved['model']).to_dict()
+  check_config(saved['model'], current['model'], workdir=workdir)
+  if differences := config_differences(saved, current):
+    logging.warning(
+      'the run in %s goes on with another config:\n%s', workdir, differences
+    )
 
 
 def check_config(

@@ -5,6 +5,7 @@ two busy CPU cores), so that it is done only where it is asked for.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from perceiver_jax.arrays import DEVICE_AXIS
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import parallel
+from perceiver_jax.training.compatibility import check_run
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.job import (
   Job,
@@ -28,25 +30,34 @@ from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.step import make_eval_step
 
 
-def dry_run(config: TrainConfig, *, compiles: bool = False) -> str:
+def dry_run(
+  config: TrainConfig,
+  workdir: str | os.PathLike[str] | None = None,
+  *,
+  compiles: bool = False,
+) -> str:
   """Traces a whole job and returns a summary of it for people.
 
   Every check of a real run is made: the config, the data set, the shapes of
-  data, model, loss, optimizer and evaluation. Nothing is computed.
+  data, model, loss, optimizer and evaluation, and whether a checkpoint is one
+  of this job. Nothing is computed or written.
 
   Args:
     config: the job; frozen by this.
+    workdir: the directory of the run, which may have begun; None: a new one.
     compiles: whether to compile the update for the devices at hand too, and
       tell what memory it takes there; in a single process only.
 
   Raises:
     ValueError: the job could not run, or there are several processes to
       compile for.
+    NotADirectoryError: `workdir` is a file.
   """
   job = make_job(config)
-  if config.initial_weights is not None:
-    config.initial_weights.check_path()
   saved = abstract_state(job)
+  resume_step = None if workdir is None else _resume_step(job, saved, workdir)
+  if resume_step is None and config.initial_weights is not None:
+    config.initial_weights.check_path()
   state = jax.tree.map(_on_a_device, saved)
   _trace_steps(job, state)
   num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -57,18 +68,54 @@ def dry_run(config: TrainConfig, *, compiles: bool = False) -> str:
     'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'batch': f'{config.data.batch_size:,} examples, '
     f'{_spelled_share(config)} a device',
-    'state per device': _mebibytes(_num_bytes(state)),
+    **_memory_of_state(state),
     'saved activations per device': 'about '
-    f'{_mebibytes(_activations(job, state))}',
+    f'{_spelled_bytes(_activations(job, state))}',
     'training examples': f'{num_examples:,}',
     'evaluation examples': f'{config.data.num_eval_examples:,}',
     'steps': f'{job.num_steps:,} '
     f'({job.num_steps * config.data.batch_size / num_examples:.1f} epochs)',
   }
+  if workdir is not None:
+    lines['start'] = (
+      'anew' if resume_step is None else f'from step {resume_step:,}'
+    )
   if compiles:
     lines |= _compiled_lines(job, saved)
   width = max(map(len, lines))
   return '\n'.join(f'{name:<{width}}  {text}' for name, text in lines.items())
+
+
+def _resume_step(
+  job: Job, saved: TrainState, workdir: str | os.PathLike[str]
+) -> int | None:
+  """Returns where a run goes on, None if it starts anew; checks that it can."""
+  config = job.config
+  with config.checkpoint.make(
+    workdir, config.to_json(), read_only=True
+  ) as checkpointer:
+    saved_json = checkpointer.saved_config_json()
+    if saved_json is None:
+      return None
+    check_run(saved_json, config.to_dict(), workdir=str(workdir))
+    step = checkpointer.latest_step()
+    checkpointer.check_fits(step, saved)
+  return step
+
+
+def _memory_of_state(state: TrainState) -> dict[str, str]:
+  """Says what a device holds from update to update, and for what."""
+  parts = {
+    'parameters': state.params,
+    'optimizer': state.optimizer_state,
+    'running mean of parameters': state.ema_params,
+    'running statistics': state.model_state,
+  }
+  sizes = {name: _num_bytes(part) for name, part in parts.items()}
+  return {
+    'state per device': _spelled_bytes(_num_bytes(state)),
+    **{f'- {n}': _spelled_bytes(size) for n, size in sizes.items() if size},
+  }
 
 
 def _spelled_share(config: TrainConfig) -> str:
@@ -139,9 +186,9 @@ def compiled_bytes(
     return None
   in_place = memory.alias_size_in_bytes
   return {
-    'arguments': memory.argument_size_in_bytes,
+    'state and batch': memory.argument_size_in_bytes,
     'results in new memory': memory.output_size_in_bytes - in_place,
-    'temporaries': memory.temp_size_in_bytes,
+    'activations and gradients': memory.temp_size_in_bytes,
     'program': memory.generated_code_size_in_bytes,
   }
 
@@ -165,8 +212,8 @@ def _compiled_lines(job: Job, saved: TrainState) -> dict[str, str]:
   if sizes is None:
     return {name: f'not known here; compiled in {seconds:.1f} s'}
   return {
-    name: f'{_mebibytes(sum(sizes.values()))}; compiled in {seconds:.1f} s',
-    **{f'- {part}': _mebibytes(size) for part, size in sizes.items()},
+    name: f'{_spelled_bytes(sum(sizes.values()))}; compiled in {seconds:.1f} s',
+    **{f'- {part}': _spelled_bytes(size) for part, size in sizes.items()},
   }
 
 
@@ -184,5 +231,7 @@ def _num_bytes(tree: Any) -> int:
   )
 
 
-def _mebibytes(num_bytes: int) -> str:
+def _spelled_bytes(num_bytes: int) -> str:
+  if num_bytes < 2**20:
+    return f'{num_bytes / 2**10:,.1f} KiB'
   return f'{num_bytes / 2**20:,.1f} MiB'

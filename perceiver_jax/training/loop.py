@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 from collections.abc import Callable
 
@@ -10,16 +9,12 @@ import jax
 from absl import logging
 from etils import epath
 
-from perceiver_jax.config import from_dict
 from perceiver_jax.data.base import train_batches
 from perceiver_jax.data.prefetch import Prefetcher
 from perceiver_jax.training import parallel
 from perceiver_jax.training.alarm import Alarm
 from perceiver_jax.training.checkpoint import Checkpointer, check_writable
-from perceiver_jax.training.compatibility import (
-  check_config,
-  config_differences,
-)
+from perceiver_jax.training.compatibility import check_config, check_run
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.curves import save_curves
 from perceiver_jax.training.environment import append_environment
@@ -36,7 +31,7 @@ from perceiver_jax.training.job import (
   train_step,
 )
 from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
-from perceiver_jax.training.processes import check_shared
+from perceiver_jax.training.processes import check_shared, is_primary
 from perceiver_jax.training.pulse import Pulse
 from perceiver_jax.training.recorder import Recorder
 from perceiver_jax.training.run_log import RunLog
@@ -76,13 +71,12 @@ def train(
     FloatingPointError: too many updates in a row were not finite; the state
       before them is saved. With `debug_nans`, one was not.
   """
-  is_primary = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
     # Before the data, which the first use may have to prepare.
     check_writable(workdir)
     check_shared(epath.Path(workdir))
     job = make_job(config)
-    log = stack.enter_context(RunLog(workdir, is_primary=is_primary))
+    log = stack.enter_context(RunLog(workdir, is_primary=is_primary()))
     checkpointer = stack.enter_context(
       config.checkpoint.make(workdir, config.to_json())
     )
@@ -97,10 +91,10 @@ def train(
         log,
         resume_step=resume_step,
         profile_steps=profile_steps,
-        is_primary=is_primary,
+        is_primary=is_primary(),
       )
     )
-    if is_primary:
+    if is_primary():
       (epath.Path(workdir) / CONFIG_FILE).write_text(config.to_json())
       log.note(append_environment(workdir, resume_step))
     state = _first_state(job) if state is None else state
@@ -111,7 +105,7 @@ def train(
     is_cut_short = _is_cut_short(job, metrics)
   # Without, if someone has removed them from a finished run.
   file = epath.Path(workdir) / METRICS_FILE
-  if is_primary and not is_cut_short and read_metrics(file):
+  if is_primary() and not is_cut_short and read_metrics(file):
     save_curves(workdir)
   return metrics
 
@@ -160,7 +154,7 @@ def evaluate(
     report = config.task.make_report(config.data.class_names)
   note = pulse and pulse.beat
   metrics = make_evaluator(job)(state, report, note)
-  if report is not None and jax.process_index() == 0:
+  if report is not None and is_primary():
     report.save(report_dir)
   return {'step': int(state.step)} | metrics
 
@@ -306,13 +300,5 @@ def _restore(
   saved_json = checkpointer.saved_config_json()
   if saved_json is None:
     return None
-  saved, current = json.loads(saved_json), job.config.to_dict()
-  # Fields that came later take their defaults, if the class is still known.
-  with contextlib.suppress(ValueError, TypeError, AttributeError):
-    saved['model'] = from_dict(saved['model']).to_dict()
-  check_config(saved['model'], current['model'], workdir=str(workdir))
-  if differences := config_differences(saved, current):
-    logging.warning(
-      'the run in %s goes on with another config:\n%s', workdir, differences
-    )
+  check_run(saved_json, job.config.to_dict(), workdir=str(workdir))
   return parallel.as_local(checkpointer.restore(abstract_state(job)))
