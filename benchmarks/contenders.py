@@ -1,10 +1,8 @@
 """What the benchmarks of speed compare: ways to train a model on a batch.
 
-`ours` and `plain` are this package, `huggingface` and `lucidrains` PyTorch;
-`train_step.py` says what each is.
+`train_step.py` says what each is; those in PyTorch are in `peers.py`.
 """
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,9 +16,8 @@ import perceiver_jax
 from perceiver_jax.model import AttentionDecoder, PerceiverConfig
 from perceiver_jax.nn.cross_attention import Algorithm
 from perceiver_jax.nn.repeat import Remat
-from perceiver_jax.weights.huggingface import from_huggingface, to_huggingface
 
-_LEARNING_RATE = 1e-4
+LEARNING_RATE = 1e-4
 
 
 class Contender(Protocol):
@@ -60,7 +57,7 @@ class OurStep:
     as_model: Callable[[Any], Any] = lambda params: params,
   ):
     perceiver = perceiver_jax.build_with_state(config)
-    optimizer = optax.adamw(_LEARNING_RATE)
+    optimizer = optax.adamw(LEARNING_RATE)
     # Dropout would need a key; the presets have none.
     rng = jax.random.key(0)
 
@@ -90,8 +87,7 @@ class OurStep:
     params = jax.tree.map(jnp.array, params)
     self._state = params, model_state, optimizer.init(params)
     self._batch = jax.tree.map(jnp.asarray, batch)
-    images = self._batch['image']
-    self._logits = jax.jit(logits).lower(*self._state[:2], images).compile()
+    self._logits = jax.jit(logits)
     start = time.perf_counter()
     traced = jax.jit(step, donate_argnums=0).trace(self._state, self._batch)
     traced_at = time.perf_counter()
@@ -110,61 +106,7 @@ class OurStep:
 
   def moments(self) -> dict[str, np.ndarray]:
     _, _, moments = self._state
-    return _flat(moments[0].mu)
-
-
-class TorchStep:
-  """Training of a model in PyTorch.
-
-  Args:
-    model: it.
-    batch: images and labels.
-    logits: what of the model's answer to images is logits.
-    rename: turns a state dict of moments into our tree; None if it cannot.
-  """
-
-  def __init__(
-    self,
-    model: Any,
-    batch: dict[str, np.ndarray],
-    logits: Callable[[Any, Any], Any],
-    rename: Callable[[dict[str, np.ndarray]], Any] | None,
-  ):
-    import torch
-
-    torch.set_num_threads(os.cpu_count())
-    self._torch = torch
-    self._model = model.eval()  # Without dropout, as the others.
-    self._logits = logits
-    self._rename = rename
-    self._images = torch.from_numpy(batch['image'])
-    self._labels = torch.from_numpy(batch['label'])
-    self._optimizer = torch.optim.AdamW(
-      model.parameters(), _LEARNING_RATE, weight_decay=1e-4
-    )
-    self.costs = {}
-
-  def forward(self) -> np.ndarray:
-    with self._torch.no_grad():
-      return self._logits(self._model, self._images).numpy()
-
-  def step(self) -> None:
-    self._optimizer.zero_grad(set_to_none=True)
-    logits = self._logits(self._model, self._images)
-    self._torch.nn.functional.cross_entropy(logits, self._labels).backward()
-    self._optimizer.step()
-
-  def moments(self) -> dict[str, np.ndarray] | None:
-    if self._rename is None:
-      return None
-    moments = {
-      name: self._optimizer.state[parameter]['exp_avg'].numpy()
-      for name, parameter in self._model.named_parameters()
-    }
-    buffers = {
-      name: array.numpy() for name, array in self._model.named_buffers()
-    }
-    return _flat(self._rename(moments | buffers))
+    return flat(moments[0].mu)
 
 
 def ours(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
@@ -206,67 +148,10 @@ def plain(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
   )
 
 
-def huggingface(config: PerceiverConfig, params: Any, batch: Any) -> TorchStep:
-  """Returns Hugging Face's model with the same weights."""
-  import torch
-  import transformers
-
-  theirs = transformers.PerceiverForImageClassificationFourier(
-    transformers.PerceiverConfig(
-      num_latents=config.num_latents,
-      d_latents=config.latent_channels,
-      num_blocks=config.num_blocks,
-      num_self_attends_per_block=config.num_self_attends_per_block,
-      num_self_attention_heads=config.self_attend.num_heads,
-      num_cross_attention_heads=config.cross_attend.num_heads,
-      num_labels=config.outputs.num_classes,
-    )
-  )
-  state_dict = to_huggingface(params, {}, config)
-  theirs.load_state_dict(
-    {name: torch.tensor(array) for name, array in state_dict.items()}
-  )
-  return TorchStep(
-    theirs,
-    batch,
-    lambda model, images: model(inputs=images.permute(0, 3, 1, 2)).logits,
-    lambda moments: from_huggingface(moments, config)[0],
-  )
-
-
-def lucidrains(config: PerceiverConfig, params: Any, batch: Any) -> TorchStep:
-  """Returns the model of `perceiver-pytorch` that is nearest."""
-  del params  # Of other shapes.
-  import perceiver_pytorch
-  import torch
-
-  torch.manual_seed(0)
-  heads = config.self_attend.num_heads
-  theirs = perceiver_pytorch.Perceiver(
-    num_freq_bands=config.inputs.positions.num_bands,
-    depth=config.num_cross_attends,
-    max_freq=224,
-    input_channels=config.inputs.image_channels,
-    num_latents=config.num_latents,
-    latent_dim=config.latent_channels,
-    cross_heads=config.cross_attend.num_heads,
-    cross_dim_head=config.inputs.num_channels,
-    latent_heads=heads,
-    latent_dim_head=config.latent_channels // heads,
-    num_classes=config.outputs.num_classes,
-    weight_tie_layers=True,
-    self_per_cross_attn=config.num_self_attends_per_block
-    * config.blocks_per_cross_attend,
-  )
-  return TorchStep(theirs, batch, lambda model, images: model(images), None)
-
-
 MAKERS = {
   'plain': plain,
   'ours': ours,
   'ours_remat': ours_remat,
-  'huggingface': huggingface,
-  'lucidrains': lucidrains,
 }
 
 
@@ -297,7 +182,8 @@ def _shapes(config: PerceiverConfig) -> tuple[Any, Any]:
   )
 
 
-def _flat(tree: Any) -> dict[str, np.ndarray]:
+def flat(tree: Any) -> dict[str, np.ndarray]:
+  """Returns copies of the leaves by their paths."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   # Copies: the next step may write where these lie.
   return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}

@@ -4,10 +4,12 @@
 
 The decoder of a published model reads random latents: layer norm, attention,
 MLP and the layers of the outputs. Every algorithm runs in this one process, in
-turns; times are medians, given as ratios to all queries at once. The error is
-the largest difference from these in any output or gradient, over the largest
-number in that array. Memory is what the compiled program allocates besides
-arguments and results.
+turns; times are medians, given as ratios to the first, which is all queries at
+once unless `--algorithms` says otherwise. The error is the largest difference
+from the first in any output or gradient, over the largest number in that array.
+Memory is what the compiled program allocates besides arguments and results. A
+program that would need more than `--max_gib` is compiled, for its memory, but
+not run.
 """
 
 import argparse
@@ -34,6 +36,8 @@ from perceiver_jax.model import PerceiverConfig  # noqa: E402
 from perceiver_jax.nn.cross_attention import QueryAlgorithm  # noqa: E402
 from perceiver_jax.nn.tokens import Tokens  # noqa: E402
 
+_ALGORITHMS = [a.name for a in QueryAlgorithm if a is not QueryAlgorithm.AUTO]
+
 
 def main() -> None:
   """Measures the cases that the command line names."""
@@ -42,8 +46,12 @@ def main() -> None:
   parser.add_argument(
     '--fraction', type=int, default=1, help='of the queries: 1 in so many'
   )
+  parser.add_argument(
+    '--algorithms', nargs='+', default=_ALGORITHMS, choices=_ALGORITHMS
+  )
   parser.add_argument('--chunk_sizes', type=int, nargs='+', default=[None])
   parser.add_argument('--repeats', type=int, default=3)
+  parser.add_argument('--max_gib', type=float, default=6.0)
   parser.add_argument('--json', type=pathlib.Path)
   options = parser.parse_args()
   rows = []
@@ -94,10 +102,10 @@ def _compare(
     latents,
     queries.content if isinstance(queries, Tokens) else (),
   )
-  variants = [(QueryAlgorithm.PLAIN, None)] + [
-    (algorithm, size)
-    for algorithm in (QueryAlgorithm.CHUNKED, QueryAlgorithm.ABSORBED)
-    for size in options.chunk_sizes
+  variants = [
+    (QueryAlgorithm[name], size)
+    for name in options.algorithms
+    for size in ([None] if name == 'PLAIN' else options.chunk_sizes)
   ]
   programs = {
     variant: jax.jit(_program(config, queries, *variant, backward=backward))
@@ -105,28 +113,48 @@ def _compare(
     .compile()
     for variant in variants
   }
-  results = {v: jax.device_get(p(*arguments)) for v, p in programs.items()}
-  times = {variant: [] for variant in variants}
-  for _ in range(options.repeats):
-    for variant, program in programs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(program(*arguments))
-      times[variant].append(time.perf_counter() - start)
+  measured = _run(programs, arguments, options)
   rows = [
     {
       'case': name,
       'fraction': options.fraction,
       'direction': 'forward + backward' if backward else 'forward',
-      'algorithm': variant[0].name,
-      'chunk_size': variant[1],
-      'seconds': statistics.median(times[variant]),
+      'algorithm': algorithm.name,
+      'chunk_size': size,
       'bytes': program.memory_analysis().temp_size_in_bytes,
-      'error': relative_error(results[variants[0]], results[variant]),
     }
-    for variant, program in programs.items()
+    | measured.get((algorithm, size), {'seconds': None, 'error': None})
+    for (algorithm, size), program in programs.items()
   ]
   _print(rows)
   return rows
+
+
+def _run(
+  programs: dict[Any, Any],
+  arguments: tuple[Any, ...],
+  options: argparse.Namespace,
+) -> dict[Any, dict[str, float]]:
+  """Returns time and error of the programs that are small enough to run."""
+  programs = {
+    key: program
+    for key, program in programs.items()
+    if program.memory_analysis().temp_size_in_bytes <= options.max_gib * 2**30
+  }
+  results = {k: jax.device_get(p(*arguments)) for k, p in programs.items()}
+  times = {key: [] for key in programs}
+  for _ in range(options.repeats):
+    for key, program in programs.items():
+      start = time.perf_counter()
+      jax.block_until_ready(program(*arguments))
+      times[key].append(time.perf_counter() - start)
+  return {
+    key: {
+      'seconds': statistics.median(times[key]),
+      'error': relative_error(next(iter(results.values())), result),
+    }
+    for key, result in results.items()
+  }
 
 
 def _program(
@@ -156,14 +184,18 @@ def _program(
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-  plain = rows[0]
+  base = next((row['seconds'] for row in rows if row['seconds']), None)
   for row in rows:
+    seconds = '        not run'
+    error = ''
+    if row['seconds']:
+      seconds = f'{row["seconds"]:8.2f} {row["seconds"] / base:6.3f}'
+      error = f' {row["error"]:.1e}'
     print(
       f'{row["case"]:6}1/{row["fraction"]:<3}{row["direction"]:19}'
-      f'{row["algorithm"]:9}{row["chunk_size"] or "":>6} |'
-      f'{row["seconds"]:8.2f} {row["seconds"] / plain["seconds"]:6.3f} |'
-      f'{row["bytes"] / 2**20:9.1f} {row["bytes"] / plain["bytes"]:6.3f} |'
-      f' {row["error"]:.1e}',
+      f'{row["algorithm"]:9}{row["chunk_size"] or "":>6} |{seconds} |'
+      f'{row["bytes"] / 2**20:9.1f} {row["bytes"] / rows[0]["bytes"]:6.3f} |'
+      f'{error}',
       flush=True,
     )
 

@@ -12,14 +12,19 @@ dropout. The contenders run in this one process on all cores, in turns:
   computes the rest again in the backward pass;
 - `huggingface`: the same model and weights in PyTorch (Perceiver IO only);
 - `lucidrains`: the nearest that `perceiver-pytorch` has (original Perceiver
-  only): gated MLPs four times as wide, so its numbers are others.
+  only). Its MLPs are gated and four times as wide, so that a self-attend takes
+  2.7 times the parameters; the first latent transformer has its own weights;
+  queries, keys and values have no bias; the mean is normalised. Its numbers
+  are others;
+- `lucidrains_published`: the same with these four things as published, and
+  the same weights; its attention, norms and positions stay.
 
 Times are medians, on the clock, with ratios to the first contender. Memory is
-by how much the process grows during a step, and for JAX also what the compiled
-step allocates besides arguments and results. Errors are of the logits and,
-after a step, of the first moment of AdamW, which is the gradient times a
-constant: the largest difference from the first contender over the largest
-number, in the worst array. The peers need the extra `[peers]`.
+what the compiled step allocates besides arguments and results; for that of
+PyTorch see `step_memory.py`. Errors are of the logits and, after a step, of the
+first moment of AdamW, which is the gradient times a constant: the largest
+difference from the first contender over the largest number, in the worst array.
+The peers need the extra `[peers]`.
 """
 
 import argparse
@@ -28,7 +33,6 @@ import os
 import pathlib
 import platform
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,7 +56,10 @@ MODELS = {
     presets.perceiver_io_imagenet_fourier()
   ),
 }
-_PAGE = os.sysconf('SC_PAGE_SIZE')
+PEERS = {
+  'perceiver': ('lucidrains', 'lucidrains_published'),
+  'perceiver_io': ('huggingface',),
+}
 
 
 def model_config(
@@ -69,6 +76,30 @@ def model_config(
   return config
 
 
+def contenders_of(model: str) -> tuple[str, ...]:
+  """Returns the names of the contenders that have a model."""
+  return (*MAKERS, *PEERS[model])
+
+
+def maker(contender: str) -> Callable[..., Contender]:
+  """Returns what makes a contender of config, parameters and batch."""
+  if contender in MAKERS:
+    return MAKERS[contender]
+  import peers  # Of the extra that others do without.
+
+  return peers.MAKERS[contender]
+
+
+def random_batch(batch_size: int, image_size: int) -> dict[str, np.ndarray]:
+  """Returns images `[B, image_size, image_size, 3]` and labels `[B]`."""
+  rng = np.random.default_rng(1)
+  shape = (batch_size, image_size, image_size, 3)
+  return {
+    'image': rng.normal(size=shape).astype(np.float32),
+    'label': rng.integers(0, 1000, batch_size),
+  }
+
+
 def compare(
   name: str,
   contenders: list[str],
@@ -80,18 +111,19 @@ def compare(
 
   Args:
     name: of the model.
-    contenders: names in `MAKERS`; what the others are compared with first.
+    contenders: names; what the others are compared with first.
     config: the model.
-    batch: images `[B, 224, 224, 3]` and labels `[B]`.
+    batch: images and labels.
     repeats: how often each runs, after once to warm up.
   """
   params = random_params(config)
   runners: dict[str, Contender] = {}
   for contender in contenders:
     print(f'preparing {contender} ...', flush=True)
-    runners[contender] = MAKERS[contender](config, params, batch)
+    runners[contender] = maker(contender)(config, params, batch)
   logits = {key: runner.forward() for key, runner in runners.items()}
-  growths = {key: _growth(runner.step) for key, runner in runners.items()}
+  for runner in runners.values():
+    runner.step()
   moments = {key: runner.moments() for key, runner in runners.items()}
   times = {key: ([], []) for key in runners}
   for _ in range(repeats):
@@ -110,7 +142,6 @@ def compare(
       'batch_size': len(batch['label']),
       'forward_seconds': statistics.median(times[key][0]),
       'step_seconds': statistics.median(times[key][1]),
-      'grown_bytes': growths[key],
       'logits_error': _error(logits[contenders[0]], logits[key])
       if comparable
       else None,
@@ -118,31 +149,6 @@ def compare(
       if comparable
       else None,
     } | runner.costs
-
-
-def _growth(function: Callable[[], Any]) -> int:
-  """Returns by how many bytes the process grows at most during a call."""
-  start = peak = _resident()
-  ended = threading.Event()
-
-  def watch():
-    nonlocal peak
-    while not ended.wait(0.002):
-      peak = max(peak, _resident())
-
-  thread = threading.Thread(target=watch)
-  thread.start()
-  try:
-    function()
-  finally:
-    ended.set()
-    thread.join()
-  return peak - start
-
-
-def _resident() -> int:
-  """Returns the bytes of this process in memory; Linux only."""
-  return int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * _PAGE
 
 
 def _error(expected: np.ndarray, actual: np.ndarray) -> float:
@@ -161,10 +167,10 @@ def _tree_error(expected: dict, actual: dict) -> float:
 def table(rows: list[dict[str, Any]]) -> str:
   """Returns the rows as Markdown, with ratios to the first of each model."""
   lines = [
-    '| model | contender | forward (s) | step (s) | grows by (MiB) '
-    '| program (MiB) | trace (s) | compile (s) | error of logits '
+    '| model | contender | forward (s) | step (s) '
+    '| memory (MiB) | trace (s) | compile (s) | error of logits '
     '| of gradients |',
-    '|---|---|---|---|---|---|---|---|---|---|',
+    '|---|---|---|---|---|---|---|---|---|',
   ]
   for row in rows:
     base = next(r for r in rows if r['model'] == row['model'])
@@ -172,7 +178,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     for field, unit, digits in (
       ('forward_seconds', 1, 2),
       ('step_seconds', 1, 2),
-      ('grown_bytes', 2**20, 0),
       ('program_bytes', 2**20, 0),
       ('trace_seconds', 1, 1),
       ('compile_seconds', 1, 1),
@@ -202,36 +207,37 @@ def environment() -> dict[str, Any]:
   }
 
 
-def main() -> None:
-  """Runs what the command line names."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+  """Adds what chooses models, contenders and sizes."""
+  contenders = dict.fromkeys(c for m in MODELS for c in contenders_of(m))
   parser.add_argument(
     '--models', nargs='+', default=list(MODELS), choices=MODELS
   )
   parser.add_argument(
-    '--contenders', nargs='+', default=list(MAKERS), choices=MAKERS
+    '--contenders', nargs='+', default=list(contenders), choices=contenders
   )
   parser.add_argument('--batch_size', type=int, default=1)
   parser.add_argument('--image_size', type=int, default=224)
   parser.add_argument('--num_blocks', type=int, help='instead of all')
   parser.add_argument('--num_latents', type=int, help='instead of all')
-  parser.add_argument('--repeats', type=int, default=3)
   parser.add_argument('--json', type=pathlib.Path, help='file of all results')
+
+
+def chosen_contenders(model: str, options: argparse.Namespace) -> list[str]:
+  """Returns which contenders of the command line have a model."""
+  return [c for c in options.contenders if c in contenders_of(model)]
+
+
+def main() -> None:
+  """Runs what the command line names."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  add_options(parser)
+  parser.add_argument('--repeats', type=int, default=3)
   options = parser.parse_args()
-  rng = np.random.default_rng(1)
-  size = (options.batch_size, options.image_size, options.image_size, 3)
-  batch = {
-    'image': rng.normal(size=size).astype(np.float32),
-    'label': rng.integers(0, 1000, options.batch_size),
-  }
+  batch = random_batch(options.batch_size, options.image_size)
   rows = []
   for name in options.models:
-    peer = {'perceiver': 'lucidrains', 'perceiver_io': 'huggingface'}[name]
-    contenders = [
-      contender
-      for contender in options.contenders
-      if contender in ('plain', 'ours', 'ours_remat', peer)
-    ]
+    contenders = chosen_contenders(name, options)
     config = model_config(name, options.num_blocks, options.num_latents)
     rows += compare(name, contenders, config, batch, options.repeats)
     print(table(rows), flush=True)

@@ -34,6 +34,7 @@ def test_training_steps_of_all_contenders_are_those_of_the_plain_one(tmp_path):
     ('perceiver', 'ours'),
     ('perceiver', 'ours_remat'),
     ('perceiver', 'lucidrains'),
+    ('perceiver', 'lucidrains_published'),
     ('perceiver_io', 'plain'),
     ('perceiver_io', 'ours'),
     ('perceiver_io', 'ours_remat'),
@@ -47,6 +48,24 @@ def test_training_steps_of_all_contenders_are_those_of_the_plain_one(tmp_path):
     else:
       assert row['logits_error'] < 1e-4
       assert row['gradient_error'] < 1e-3
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_measured_in_a_process_for_each(tmp_path):
+  pytest.importorskip('perceiver_pytorch')
+  path = tmp_path / 'rows.json'
+  contenders = ['ours', 'lucidrains', 'lucidrains_published']
+  sizes = ['--image_size=24', '--num_blocks=2', '--num_latents=8']
+  chosen = ['--models=perceiver', '--contenders', *contenders]
+  _run('step_memory.py', *chosen, *sizes, f'--json={path}')
+  ours, lucidrains, published = json.loads(path.read_text())
+  # Parameters, two moments and the gradient; activations are small.
+  state_bytes = 4 * 4 * 44_912_254
+  for row in (ours, published):
+    assert state_bytes < row['peak_bytes'] < 2 * state_bytes
+  # Four times the state: wider MLPs, and two latent transformers.
+  assert lucidrains['peak_bytes'] > 3 * published['peak_bytes']
+  assert ours['program_bytes'] > 0 and published['program_bytes'] is None
 
 
 @pytest.mark.slow
@@ -115,3 +134,17 @@ def test_many_queries_are_decoded_in_less_memory_with_the_same_numbers(
     for row in others:
       assert row['bytes'] < plain['bytes'] / 2
       assert row['error'] < 1e-4
+
+
+@pytest.mark.slow
+def test_decoders_that_need_too_much_memory_are_not_run(tmp_path):
+  path = tmp_path / 'rows.json'
+  video = ['--cases=video', '--fraction=16', '--repeats=1', '--max_gib=0.3']
+  algorithms = ['--algorithms', 'PLAIN', 'ABSORBED']
+  table = _run('decoder.py', *video, *algorithms, f'--json={path}')
+  rows = json.loads(path.read_text())
+  assert [row['algorithm'] for row in rows] == 2 * ['PLAIN', 'ABSORBED']
+  for plain, absorbed in (rows[:2], rows[2:]):
+    assert plain['seconds'] is None and plain['bytes'] > 0.3 * 2**30
+    assert absorbed['seconds'] > 0 and absorbed['bytes'] < 0.3 * 2**30
+  assert table.count('not run') == 2
