@@ -7,13 +7,14 @@ import contextlib
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from local_processes import cpu_environment, joining_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAIN = (sys.executable, str(ROOT / 'train.py'))
@@ -98,18 +99,10 @@ def start(
     env: variables of the environment besides those of this process.
   """
   env = _environment(num_devices) | dict(env or {})
-  address = f'localhost:{free_port()}'
   with tempfile.TemporaryDirectory() as logs:
     job = Job([], pathlib.Path(logs))
     try:
-      for index in range(num_processes):
-        flags = [
-          '--distributed',
-          f'--coordinator_address={address}',
-          f'--process_count={num_processes}',
-          f'--process_index={index}',
-        ]
-        arguments = [*command, *(flags if num_processes > 1 else [])]
+      for index, flags in enumerate(joining_flags(num_processes)):
         # Files, for a full pipe would stop one process and so all.
         with (
           job._log(index, 'stdout').open('wb') as stdout,
@@ -117,7 +110,11 @@ def start(
         ):
           job.processes.append(
             subprocess.Popen(
-              arguments, env=env, cwd=ROOT, stdout=stdout, stderr=stderr
+              [*command, *flags],
+              env=env,
+              cwd=ROOT,
+              stdout=stdout,
+              stderr=stderr,
             )
           )
       yield job
@@ -165,18 +162,6 @@ def signal_when(
   job.processes[index].send_signal(number)
 
 
-def free_port() -> int:
-  """Returns a port of this machine that nothing listens at."""
-  with socket.socket() as listener:
-    listener.bind(('localhost', 0))
-    return listener.getsockname()[1]
-
-
 def _environment(num_devices: int) -> dict[str, str]:
-  xla_flags = os.environ.get('XLA_FLAGS', '')
-  devices = f'--xla_force_host_platform_device_count={num_devices}'
-  return dict(os.environ) | {
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'{xla_flags} {devices}'.strip(),
-    'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')]),
-  }
+  paths = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+  return dict(os.environ) | cpu_environment(num_devices) | {'PYTHONPATH': paths}

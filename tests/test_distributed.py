@@ -7,6 +7,7 @@ import socket
 import subprocess
 
 import jax
+import local_processes
 import many_processes
 import pytest
 from absl import flags
@@ -118,7 +119,7 @@ def test_commands_of_the_page_are_one_job(tmp_path, monkeypatch):
   (block,) = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
 
   def run(mode):
-    port = str(many_processes.free_port())
+    port = str(local_processes.free_port())
     commands = block.replace('8476', port).replace(
       '$meet', f'$meet --mode={mode}'
     )
