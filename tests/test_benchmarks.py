@@ -8,6 +8,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Of a machine with much else to do.
+_TIMEOUT_SECS = 600
 
 
 def _run(*arguments):
@@ -16,6 +18,7 @@ def _run(*arguments):
     cwd=ROOT / 'benchmarks',
     capture_output=True,
     text=True,
+    timeout=_TIMEOUT_SECS,
   )
   assert ended.returncode == 0, ended.stderr
   return ended.stdout
