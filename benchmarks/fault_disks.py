@@ -6,12 +6,11 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
 from fault_runs import Launcher, Run, differences, good_steps, newest_state
-from fault_table import Row, Trial
+from fault_table import Row, Trial, tried
 
 # Some checkpoints of the job, of 100 KB each, and what lies beside them.
 _DISK_BYTES = 4 * 2**20
@@ -36,11 +35,13 @@ def disk_rows(launcher: Launcher, baseline: pathlib.Path) -> list[Row]:
       ('the disk is full for a while', _full_for_a_while),
       ('the disk stays full', _full_to_the_end),
     ):
-      trials = [] if why_not else [try_it(launcher, baseline, disk)]
+      trials = [] if why_not else [tried(try_it, launcher, baseline, disk)]
       rows.append(Row(fault, trials, why_not))
-  trial = _without_permission(launcher, baseline)
-  rows.append(Row('no permission to write for a while', [trial]))
-  rows.append(Row('the directory is removed', [_removed(launcher, baseline)]))
+  for fault, try_it in (
+    ('no permission to write for a while', _without_permission),
+    ('the directory is removed', _removed),
+  ):
+    rows.append(Row(fault, [tried(try_it, launcher, baseline)]))
   return rows
 
 
@@ -80,7 +81,7 @@ def _taken_for_a_while(
   _take(run, take)
   run.wait_for(lambda: len(_FAILURE.findall(run.text)) >= _NUM_FAILURES)
   lost = []
-  with _stopped(run):
+  with run.stopped():
     step, _ = newest_state(run.workdir)
     failed = [int(step) for step in _FAILURE.findall(run.text)]
     if f'last good checkpoint is that of step {step}.' not in run.text:
@@ -139,18 +140,8 @@ def _removed(launcher: Launcher, baseline: pathlib.Path) -> Trial:
 def _take(run: Run, take: Callable[[], object]) -> None:
   """Takes something away from a run that has some checkpoints."""
   run.wait_for(lambda: _STEP in good_steps(run.workdir))
-  with _stopped(run):
+  with run.stopped():
     take()
-
-
-@contextlib.contextmanager
-def _stopped(run: Run) -> Iterator[None]:
-  """Lets nothing happen in a run."""
-  run.send(signal.SIGSTOP)
-  try:
-    yield
-  finally:
-    run.send(signal.SIGCONT)
 
 
 def _fill(disk: pathlib.Path) -> None:

@@ -1,29 +1,36 @@
 """Kills runs, starts them again, and compares their ends."""
 
 import concurrent.futures
-import functools
 import os
 import pathlib
-import re
 import signal
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from fault_runs import Launcher, Run, differences, good_steps, job_config
-from fault_table import Row, Trial
+from fault_runs import (
+  Launcher,
+  Run,
+  differences,
+  first_step,
+  good_steps,
+  job_config,
+  last_logged_step,
+)
+from fault_table import Row, Trial, tried
 
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.metrics import METRICS_FILE
 
-_Kill = Callable[[Run, TrainConfig, np.random.Generator], None]
-
 _PARTIAL = 'checkpoints/*.orbax-checkpoint-tmp'
-_FIRST_STEP = re.compile(r'^step (\d+)/', re.M)
 # About as long as from the workdir to the second update.
 _START_SECS = 2.0
 # About as long as an update with its line, or as a save.
 _DELAY_SECS = 0.03
+# Between hearing of SIGTERM and obeying: the update that just had its beat, and
+# the next.
+_MAX_UPDATES = 2
 
 
 def kill_rows(
@@ -32,7 +39,7 @@ def kill_rows(
   count: int,
   rng: np.random.Generator,
 ) -> list[Row]:
-  """Kills `count` runs, each once, shared among the kinds of moments.
+  """Kills `count` runs, each once, shared among the kinds.
 
   Args:
     launcher: starts them.
@@ -40,73 +47,34 @@ def kill_rows(
     count: how many are killed.
     rng: decides the moments.
   """
-  kinds = list(_MOMENTS)
-  trials: dict[str, list[concurrent.futures.Future]] = {k: [] for k in kinds}
+  trials: dict[_Kind, list[concurrent.futures.Future]] = {k: [] for k in _KINDS}
   # What a run waits for leaves time to another.
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
     for number, child in enumerate(rng.spawn(count)):
-      kind = kinds[number % len(kinds)]
+      kind = _KINDS[number % len(_KINDS)]
       workdir = launcher.directory / f'kill_{number}'
       trials[kind].append(
-        executor.submit(
-          _trial, launcher, baseline, workdir, *_MOMENTS[kind], child
-        )
+        executor.submit(tried, _trial, launcher, baseline, workdir, kind, child)
       )
   return [
-    Row(kind, [trial.result() for trial in futures])
+    Row(kind.fault, [trial.result() for trial in futures])
     for kind, futures in trials.items()
     if futures
   ]
 
 
-def _trial(
-  launcher: Launcher,
-  baseline: pathlib.Path,
-  workdir: pathlib.Path,
-  kill: _Kill,
-  status: int,
-  rng: np.random.Generator,
-) -> Trial:
-  config = job_config(launcher.data_dir)
-  run = launcher.start(workdir)
-  kill(run, config, rng)
-  if (actual := run.wait()) not in (status, 0):
-    return Trial([f'ended with {actual}'], [run.text])
-  before = max(good_steps(workdir), default=0)
-  has_ended = before == config.num_steps
-  is_partial = any(workdir.glob(_PARTIAL))
-  seen = ['had ended' if has_ended else 'went on' if before else 'began anew']
-  if before % config.checkpoint.every_steps:
-    seen.append('saved at once')
-  if is_partial:
-    seen.append('left a part of a checkpoint')
-  again = launcher.start(workdir)
-  if again.wait() != 0:
-    return Trial(seen, [f'the second start ended with:\n{again.text}'])
-  lost = differences(workdir, baseline)
-  first = _FIRST_STEP.search(again.text)
-  if not has_ended and (first is None or int(first[1]) != before + 1):
-    lost.append(f'went on with {first and first[0]} after step {before}')
-  return Trial(seen, lost)
-
-
-def _at_the_start(run: Run, _: TrainConfig, rng: np.random.Generator) -> None:
+def _while_it_starts(
+  run: Run, _: TrainConfig, rng: np.random.Generator
+) -> None:
   run.wait_for(run.workdir.exists)
   run.wait(rng.uniform(0, _START_SECS))
-  run.send(signal.SIGKILL)
 
 
-def _at_a_step(
-  number: signal.Signals,
-  run: Run,
-  config: TrainConfig,
-  rng: np.random.Generator,
-) -> None:
+def _at_a_step(run: Run, config: TrainConfig, rng: np.random.Generator) -> None:
   path = run.workdir / METRICS_FILE
   line = f'"step": {rng.integers(1, config.num_steps, endpoint=True)}, '
   run.wait_for(lambda: path.exists() and line in path.read_text())
   time.sleep(rng.uniform(0, _DELAY_SECS))
-  run.send(number)
 
 
 def _in_a_save(run: Run, config: TrainConfig, rng: np.random.Generator) -> None:
@@ -119,15 +87,69 @@ def _in_a_save(run: Run, config: TrainConfig, rng: np.random.Generator) -> None:
     )
   )
   time.sleep(rng.uniform(0, _DELAY_SECS))
-  run.send(signal.SIGKILL)
 
 
-# What is done, and the exit status unless the run ends before.
-_MOMENTS: dict[str, tuple[_Kill, int]] = {
-  'SIGKILL while it starts': (_at_the_start, -signal.SIGKILL),
-  'SIGKILL at a random step': (
-    functools.partial(_at_a_step, signal.SIGKILL),
-    -signal.SIGKILL,
-  ),
-  'SIGKILL in a save': (_in_a_save, -signal.SIGKILL),
-}
+class _Kind(NamedTuple):
+  """How runs are killed.
+
+  Attributes:
+    fault: in words.
+    number: the signal.
+    wait: for the moment.
+  """
+
+  fault: str
+  number: signal.Signals
+  wait: Callable[[Run, TrainConfig, np.random.Generator], None]
+
+
+# Not SIGTERM while it starts, which ends a run that has nothing to save yet.
+_KINDS = (
+  _Kind('SIGKILL while it starts', signal.SIGKILL, _while_it_starts),
+  _Kind('SIGKILL at a random step', signal.SIGKILL, _at_a_step),
+  _Kind('SIGKILL in a save', signal.SIGKILL, _in_a_save),
+  _Kind('SIGTERM at a random step', signal.SIGTERM, _at_a_step),
+  _Kind('SIGTERM in a save', signal.SIGTERM, _in_a_save),
+)
+
+
+def _trial(
+  launcher: Launcher,
+  baseline: pathlib.Path,
+  workdir: pathlib.Path,
+  kind: _Kind,
+  rng: np.random.Generator,
+) -> Trial:
+  config = job_config(launcher.data_dir)
+  run = launcher.start(workdir)
+  kind.wait(run, config, rng)
+  with run.stopped():
+    logged = last_logged_step(workdir)
+    run.send(kind.number)
+  status = run.wait()
+  saved = max(good_steps(workdir), default=0)
+  has_ended = saved == config.num_steps
+  seen = ['had ended' if has_ended else 'went on' if saved else 'began anew']
+  if any(workdir.glob(_PARTIAL)):
+    seen.append('left a part of a checkpoint')
+  lost = []
+  is_request = kind.number == signal.SIGTERM
+  expected = 0 if is_request else -kind.number
+  # The last update may be saved before the signal comes, or Python take leave.
+  if status not in ((0, -kind.number) if has_ended else (expected,)):
+    lost.append(f'ended with {status} after step {saved}:\n{run.text}')
+  if is_request:
+    seen.append('saved the last update')
+    if saved != (last := last_logged_step(workdir)):
+      lost.append(f'saved step {saved} although step {last} was done')
+    if saved > logged + _MAX_UPDATES:
+      lost.append(f'told to stop after step {logged}, saved step {saved}')
+  again = launcher.start(workdir)
+  if again.wait() != 0:
+    return Trial(seen, [*lost, f'started again, it ended with:\n{again.text}'])
+  lost += differences(workdir, baseline)
+  if missing := set(good_steps(baseline)) - set(good_steps(workdir)):
+    lost.append(f'the checkpoints {missing} are not kept')
+  if not has_ended and (first := first_step(again)) != saved + 1:
+    lost.append(f'went on with step {first} after step {saved}')
+  return Trial(seen, lost)

@@ -8,7 +8,7 @@ from fault_runs import (
   metrics,
   newest_state,
 )
-from fault_table import Row, Trial
+from fault_table import Row, Trial, tried
 
 from perceiver_jax.data.base import train_example_indices
 
@@ -21,8 +21,11 @@ def poison_rows(launcher: Launcher, seeds: list[int]) -> list[Row]:
     seeds: of them, which decide the batches that are hit.
   """
   return [
-    Row('some examples are NaN', [_some(launcher, seed) for seed in seeds]),
-    Row('all examples are NaN', [_all(launcher, seed) for seed in seeds]),
+    Row(fault, [tried(try_it, launcher, seed) for seed in seeds])
+    for fault, try_it in (
+      ('some examples are NaN', _some),
+      ('all examples are NaN', _all),
+    )
   ]
 
 

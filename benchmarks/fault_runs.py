@@ -6,15 +6,17 @@ command line does elsewhere.
 """
 
 import atexit
+import contextlib
 import importlib.util
 import multiprocessing
 import os
 import pathlib
+import re
 import runpy
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +32,7 @@ JOB = ROOT / 'benchmarks' / 'faults_job.py'
 # Of a machine with much else to do.
 _TIMEOUT_SECS = 170.0
 _POLL_SECS = 0.002
+_STEP_SHOWN = re.compile(r'^step (\d+)/', re.M)
 _PRELOADED = (
   'perceiver_jax.data.digits',
   'perceiver_jax.tasks.classification',
@@ -71,6 +74,15 @@ class Run:
     """Sends a signal, if it still runs."""
     if self._process.is_alive():
       os.kill(self._process.pid, number)
+
+  @contextlib.contextmanager
+  def stopped(self) -> Iterator[None]:
+    """Lets nothing happen in it."""
+    self.send(signal.SIGSTOP)
+    try:
+      yield
+    finally:
+      self.send(signal.SIGCONT)
 
   def wait_for(self, condition: Callable[[], object]) -> bool:
     """Waits until something holds; returns False if the run ended before.
@@ -179,6 +191,20 @@ def good_steps(workdir: pathlib.Path) -> list[int]:
   """Returns the steps of the checkpoints that have their final name."""
   names = [path.name for path in (workdir / 'checkpoints').glob('*')]
   return sorted(int(name) for name in names if name.isdecimal())
+
+
+def first_step(run: Run) -> int | None:
+  """Returns the first update that a run has shown; None: it has shown none."""
+  shown = _STEP_SHOWN.search(run.text)
+  return shown and int(shown[1])
+
+
+def last_logged_step(workdir: pathlib.Path) -> int:
+  """Returns the last update that has a line of metrics, 0 without any."""
+  if not (workdir / METRICS_FILE).exists():
+    return 0
+  lines = metrics(workdir)
+  return max((line['step'] for line in lines), default=0)
 
 
 def newest_state(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:

@@ -1,7 +1,7 @@
 """What was tried, what came of it, and whether anything was lost."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -15,6 +15,14 @@ class Trial(NamedTuple):
 
   seen: Sequence[str]
   lost: Sequence[str] = ()
+
+
+def tried(trial: Callable[..., Trial], *arguments: Any) -> Trial:
+  """Returns what a trial came to; a run that hangs in it is a loss."""
+  try:
+    return trial(*arguments)
+  except TimeoutError as error:
+    return Trial(['hung'], [str(error)])
 
 
 class Row(NamedTuple):

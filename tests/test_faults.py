@@ -6,25 +6,25 @@ import subprocess
 import sys
 
 import pytest
+from fault_table import Row, Trial, table, tried
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_nothing_is_lost_by_faults(tmp_path, digits_dir):
-  path = tmp_path / 'rows.json'
+def _rows(path, data_dir, *options, timeout_secs):
+  """Returns the rows of `faults.py` by fault, in which nothing was lost."""
   ended = subprocess.run(
     [
       sys.executable,
       'faults.py',
-      '--kills=4',
-      '--flips=1',
-      f'--data_dir={digits_dir}',
+      f'--data_dir={data_dir}',
       f'--json={path}',
+      *options,
     ],
     cwd=ROOT / 'benchmarks',
     capture_output=True,
     text=True,
+    timeout=timeout_secs,
   )
   assert ended.returncode == 0, ended.stderr
   rows = {row['fault']: row for row in json.loads(path.read_text())['rows']}
@@ -33,4 +33,43 @@ def test_nothing_is_lost_by_faults(tmp_path, digits_dir):
     assert row['tried'] or 'mounting a tmpfs needs root' in row['outcome']
     assert row['nothing_lost'] == row['tried'], row
     assert fault in ended.stdout
-  assert sum('SIGKILL' in fault for fault in rows) == 3
+  return rows
+
+
+def test_nothing_is_lost_by_kills(tmp_path, digits_dir):
+  rows = _rows(
+    tmp_path / 'rows.json',
+    digits_dir,
+    '--only=kills',
+    '--kills=5',
+    timeout_secs=400,
+  )
+  assert len(rows) == 5
+  assert sum('SIGTERM' in fault for fault in rows) == 2
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_by_damage_disks_and_numbers(tmp_path, digits_dir):
+  rows = _rows(
+    tmp_path / 'rows.json',
+    digits_dir,
+    '--only',
+    'damage',
+    'disks',
+    'poison',
+    '--flips=1',
+    timeout_secs=600,
+  )
+  assert len(rows) == 11
+
+
+def test_losses_are_counted_and_a_run_that_hangs_is_one():
+  def hang():
+    raise TimeoutError('it must come to its end')
+
+  trials = [Trial(['went on']), tried(hang), Trial(['went on'], ['a line'])]
+  row = Row('a fault', trials)
+  assert row.num_kept == 1
+  assert table([row]).splitlines()[-1] == (
+    '| a fault | 3 | 2 went on; 1 hung | 1 of 3 |'
+  )
