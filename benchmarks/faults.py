@@ -4,9 +4,11 @@
 
 The job of `faults_job.py`, started by `train.py`, is killed, its checkpoints
 are damaged, its disk is filled, its data poisoned. Each time it must come to
-the very bits of a run that nothing happened to. Prints a Markdown table: the
-fault, how often it was tried, what happened, and how often nothing was lost.
-Minutes on two cores. Ends with status 1 if anything was lost.
+the very bits of a run that nothing happened to. One of its two processes is
+killed, and it is moved to other numbers of processes, where its losses may
+differ by the order of sums. Prints a Markdown table: the fault, how often it
+was tried, what happened, and how often nothing was lost. Minutes on two cores.
+Ends with status 1 if anything was lost.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from fault_damage import damage_rows
 from fault_disks import disk_rows
 from fault_kills import kill_rows
 from fault_numbers import poison_rows
+from fault_processes import process_rows
 from fault_runs import Launcher
 from fault_table import Row, table
 from train_step import environment
@@ -105,12 +108,19 @@ def _poison(
   return poison_rows(launcher, [options.seed])
 
 
+def _processes(
+  launcher: Launcher, _: pathlib.Path, __: argparse.Namespace
+) -> list[Row]:
+  return process_rows(launcher)
+
+
 Experiment = Callable[[Launcher, pathlib.Path, argparse.Namespace], list[Row]]
 EXPERIMENTS: dict[str, Experiment] = {
   'kills': _kills,
   'damage': _damage,
   'disks': _disks,
   'poison': _poison,
+  'processes': _processes,
 }
 
 if __name__ == '__main__':

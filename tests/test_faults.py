@@ -63,6 +63,17 @@ def test_nothing_is_lost_by_damage_disks_and_numbers(tmp_path, digits_dir):
   assert len(rows) == 11
 
 
+@pytest.mark.slow
+def test_nothing_is_lost_by_faults_of_processes(tmp_path, digits_dir):
+  rows = _rows(
+    tmp_path / 'rows.json',
+    digits_dir,
+    '--only=processes',
+    timeout_secs=900,
+  )
+  assert [row['tried'] for row in rows.values()] == [2, 1, 1]
+
+
 def test_losses_are_counted_and_a_run_that_hangs_is_one():
   def hang():
     raise TimeoutError('it must come to its end')
