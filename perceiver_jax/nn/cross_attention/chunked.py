@@ -40,7 +40,7 @@ class Chunked(AbsorbingInputs):
     return self.normalised.shape[-1]
 
   def logits(self, rows: Float[Array, 'B R C']) -> Float[Array, 'B R M']:
-    return online.logits(self._factors(rows))
+    return online.matmul('brc,bmc->brm', rows, self.normalised)
 
   def average(
     self,
@@ -49,12 +49,9 @@ class Chunked(AbsorbingInputs):
     dropout: Dropout | None,
   ) -> Average:
     sums, log_sum = online.read(
-      self._factors(rows),
+      online.Factors(rows.astype(self.normalised.dtype), self.normalised),
       mask,
       dropout,
       chunk_size=self.chunk_size or online.chunk_size(rows),
     )
     return Average(sums.content, sums.total, log_sum)
-
-  def _factors(self, rows: Float[Array, 'B R C']) -> online.Factors:
-    return online.Factors(rows.astype(self.normalised.dtype), self.normalised)

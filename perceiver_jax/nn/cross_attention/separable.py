@@ -83,7 +83,17 @@ class Separable(AbsorbingInputs):
     return sum(count for _, count in self.layout)
 
   def logits(self, rows: Float[Array, 'B R C']) -> Float[Array, 'B R M']:
-    return online.logits(self._factors(rows))
+    rows, axis_rows = self._split(rows)
+    batch, num_rows, _ = rows.shape
+    products = online.matmul('brc,bmc->brm', rows, self.content)
+    grid = products.reshape(batch, num_rows, *map(len, self.features))
+    for axis, (rows, features) in enumerate(
+      zip(axis_rows, self.features, strict=True)
+    ):
+      term = _precise('brf,sf->brs', rows, features)
+      shape = _shape_on_grid(axis, len(features), len(self.features))
+      grid = grid + term.reshape(batch, num_rows, *shape)
+    return grid.reshape(products.shape) * self.inverse_std[:, None]
 
   def average(
     self,
@@ -97,10 +107,11 @@ class Separable(AbsorbingInputs):
       dropout,
       chunk_size=self.chunk_size or online.chunk_size(rows),
     )
-    weights = [*self._lead_sums(sums.lead), sums.last]
     averages = [
-      _precise('brs,sf->brf', weights, features)
-      for weights, features in zip(weights, self.features, strict=True)
+      _precise('bsr,sf->brf', weights, features)
+      for weights, features in zip(
+        [*self._lead_sums(sums.lead), sums.last], self.features, strict=True
+      )
     ]
     average = self._join(sums.content, averages)
     average = average - jnp.mean(average, axis=-1, keepdims=True)
@@ -109,16 +120,16 @@ class Separable(AbsorbingInputs):
   def _factors(self, rows: Float[Array, 'B R C']) -> online.Factors:
     """Returns what logits are made of."""
     content_rows, axis_rows = self._split(rows)
-    terms = [
-      _precise('brf,sf->brs', rows, features)
+    *lead, last = (
+      _precise('brf,sf->bsr', rows, features)
       for rows, features in zip(axis_rows, self.features, strict=True)
-    ]
+    )
     return online.Factors(
       content_rows.astype(self.content.dtype),
       self.content,
       self.inverse_std,
-      self._lead_terms(terms[:-1]),
-      terms[-1],
+      self._lead_terms(lead),
+      last,
     )
 
   def _split(self, rows: Float[Array, 'B R C']) -> tuple[Array, list[Array]]:
@@ -144,21 +155,21 @@ class Separable(AbsorbingInputs):
       sources[axis] = sources[axis][..., count:]
     return jnp.concatenate(parts, axis=-1)
 
-  def _lead_terms(self, terms: list[Array]) -> Float[Array, 'B R L']:
+  def _lead_terms(self, terms: list[Array]) -> Float[Array, 'B L R']:
     """Adds the terms of all axes but the last, on the grid of these axes."""
-    batch, num_rows, _ = terms[0].shape
+    batch, _, num_rows = terms[0].shape
     total = sum(
-      term.reshape(batch, num_rows, *_shape_on_grid(axis, term, len(terms)))
+      term.reshape(batch, *_shape_on_grid(axis, len(term[0]), len(terms)), -1)
       for axis, term in enumerate(terms)
     )
-    return total.reshape(batch, num_rows, -1)
+    return total.reshape(batch, -1, num_rows)
 
-  def _lead_sums(self, lead: Float[Array, 'B R L']) -> list[Array]:
+  def _lead_sums(self, lead: Float[Array, 'B L R']) -> list[Array]:
     """Sums over the grid of all axes but the last, for each of these axes."""
     sizes = [len(features) for features in self.features[:-1]]
-    grid = lead.reshape(*lead.shape[:2], *sizes)
+    grid = lead.reshape(len(lead), *sizes, -1)
     return [
-      jnp.sum(grid, [2 + other for other in range(len(sizes)) if other != axis])
+      jnp.sum(grid, [1 + other for other in range(len(sizes)) if other != axis])
       for axis in range(len(sizes))
     ]
 
@@ -205,7 +216,7 @@ def _inverse_std(
   """
   num_axes = len(features)
   arrays = [content.astype(jnp.float32)] + [
-    array.reshape(1, *_shape_on_grid(axis, array.T, num_axes), array.shape[-1])
+    array.reshape(1, *_shape_on_grid(axis, len(array), num_axes), -1)
     for axis, array in enumerate(features)
   ]
   arrays = [array for array in arrays if array.shape[-1]]
@@ -224,11 +235,9 @@ def _inverse_std(
   return jax.lax.rsqrt(variance + EPSILON).reshape(content.shape[0], -1)
 
 
-def _shape_on_grid(axis: int, array: Array, num_axes: int) -> tuple[int, ...]:
-  """Returns the shape in which a last axis broadcasts along `axis`."""
-  return tuple(
-    array.shape[-1] if other == axis else 1 for other in range(num_axes)
-  )
+def _shape_on_grid(axis: int, size: int, num_axes: int) -> tuple[int, ...]:
+  """Returns the shape in which an array along `axis` broadcasts."""
+  return tuple(size if other == axis else 1 for other in range(num_axes))
 
 
 def _precise(equation: str, first: Array, second: Array) -> Array:
