@@ -41,8 +41,10 @@ def _mask(problem):
     {},
     {'axes': (3, 2, 4), 'heads': 1},
     {'axes': (1, 1)},
+    # In chunks of 2 lead coordinates, the last is half padding.
+    {'axes': (7, 5)},
   ],
-  ids=['2d', '3d', 'one_token'],
+  ids=['2d', '3d', 'one_token', 'padded'],
 )
 def test_outputs_and_gradients_equal_plain(name, kwargs):
   problem = Problem(**kwargs)

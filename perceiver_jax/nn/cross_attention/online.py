@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from perceiver_jax.nn.cross_attention.base import MASKED_LOGIT, Dropout
 
-_CHUNK_WEIGHTS = 2**20
+_CHUNK_WEIGHTS = 2**19
 
 
 class Factors(NamedTuple):
