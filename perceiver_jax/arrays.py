@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 AnyArray = jax.Array | np.ndarray
 
@@ -45,6 +45,9 @@ DEVICE_AXIS = 'devices'
 
 Rng = jax.Array
 """A key of `jax.random`: `jax.random.key(0)` or `jax.random.PRNGKey(0)`."""
+
+ExampleRngs = Key[Array, 'B']
+"""A key of `jax.random.key` for each example of a batch."""
 
 Params = Mapping[str, Mapping[str, Any]]
 """Parameters: {module path: {name: array}}, as Haiku keeps them."""

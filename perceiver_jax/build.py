@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jmp
 
 from perceiver_jax.arrays import (
+  ExampleRngs,
   InputMask,
   Latents,
   Params,
@@ -18,6 +19,7 @@ from perceiver_jax.arrays import (
   Rng,
   State,
 )
+from perceiver_jax.modalities import example_rngs
 from perceiver_jax.model import PerceiverConfig, Precision
 from perceiver_jax.modules import Decoder, Encoded, Encoder, Processor
 from perceiver_jax.nn.tokens import AxisFeatures
@@ -44,7 +46,7 @@ class Apply(Protocol):
   def __call__(
     self,
     params: Params,
-    rng: Rng | None,
+    rng: Rng | ExampleRngs | None,
     inputs: Any,
     queries: Any | None = None,
     *,
@@ -56,7 +58,10 @@ class Apply(Protocol):
 
     Args:
       params: what `init` returned.
-      rng: a key for dropout; needed only if `is_training`.
+      rng: a key for what is random, needed only if `is_training`; or one for
+        each example, of `jax.random.key`. Then what inputs draw for an example,
+        such as whether a modality is dropped, depends on its own key alone;
+        dropout of attention depends on the first.
       inputs: as the input modality defines them.
       queries: as the output modality defines them, all or a part; None: its
         own, or the input tokens if it is queried by them.
@@ -82,7 +87,7 @@ class Encode(Protocol):
   def __call__(
     self,
     params: Params,
-    rng: Rng | None,
+    rng: Rng | ExampleRngs | None,
     inputs: Any,
     *,
     is_training: bool = False,
@@ -103,7 +108,7 @@ class Process(Protocol):
   def __call__(
     self,
     params: Params,
-    rng: Rng | None,
+    rng: Rng | ExampleRngs | None,
     encoded: Encoded,
     *,
     is_training: bool = False,
@@ -119,7 +124,7 @@ class Decode(Protocol):
   def __call__(
     self,
     params: Params,
-    rng: Rng | None,
+    rng: Rng | ExampleRngs | None,
     latents: Latents,
     queries: Any | None = None,
     *,
@@ -211,28 +216,25 @@ def build_with_state(config: PerceiverConfig) -> PerceiverWithState:
   policy = _policy(config.precision)
   cast_to_compute = functools.partial(_cast_to_compute, policy)
 
-  def prepared(function, cast=cast_to_compute):
-    def call(params, state, rng, arg, *args, is_training=False, **kwargs):
-      if is_training and rng is None:
-        raise ValueError('rng must be a key if is_training, got None.')
-      params, args = cast_to_compute((params, args))
-      return function(
-        params, state, rng, cast(arg), *args, is_training=is_training, **kwargs
-      )
-
-    return call
-
   def cast_inputs(inputs):
     return config.inputs.cast(inputs, policy.compute_dtype)
 
-  encode = prepared(transformed.apply[0], cast_inputs)
-  process, decode = map(prepared, transformed.apply[1:])
+  read = _prepared(transformed.apply[0], cast_to_compute, cast_inputs)
+  process, decode = (
+    _prepared(verb, cast_to_compute, cast_to_compute)
+    for verb in transformed.apply[1:]
+  )
+
+  def encode(params, state, rng, inputs, **kwargs):
+    if example_rngs.is_for_each(rng):
+      rng, kwargs['rngs'] = example_rngs.split(rng, 2)
+    return read(params, state, rng, inputs, **kwargs)
 
   def apply(
     params, state, rng, inputs, queries=None, *, is_training=False,
     input_mask=None, query_mask=None,
   ):  # fmt: skip
-    rngs = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+    rngs = example_rngs.split(rng, 3)
     training = {'is_training': is_training}
     encoded, state = encode(
       params, state, rngs[0], inputs, input_mask=input_mask, **training
@@ -294,8 +296,8 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
   )
   output_modality = config.outputs.make('outputs', input_modality)
 
-  def encode(inputs, *, is_training=False, input_mask=None):
-    tokens = input_modality(inputs, is_training=is_training)
+  def encode(inputs, *, is_training=False, input_mask=None, rngs=None):
+    tokens = input_modality(inputs, is_training=is_training, rngs=rngs)
     # Modalities that need full precision have computed in it.
     tokens = tokens.astype(_policy(config.precision).compute_dtype)
     input_mask = config.inputs.join_masks(input_mask, tokens)
@@ -317,6 +319,25 @@ def _functions(config: PerceiverConfig) -> tuple[Callable, tuple]:
     return decode(process(encoded), queries)
 
   return init, (encode, process, decode)
+
+
+def _prepared(
+  function: Callable, cast: Callable, cast_arg: Callable
+) -> Callable:
+  """Returns a verb that checks its key and casts its arrays."""
+
+  def call(params, state, rng, arg, *args, is_training=False, **kwargs):
+    if is_training and rng is None:
+      raise ValueError('rng must be a key if is_training, got None.')
+    if example_rngs.is_for_each(rng):
+      rng = rng[0]
+    params, args = cast((params, args))
+    return function(
+      params, state, rng, cast_arg(arg), *args, is_training=is_training,
+      **kwargs,
+    )  # fmt: skip
+
+  return call
 
 
 def _cast_to_compute(policy: jmp.Policy, tree: Any) -> Any:

@@ -36,6 +36,8 @@ LOGITS = np.array(
   np.float32,
 )
 
+RNGS = jax.random.split(jax.random.key(0), len(LOGITS))
+
 
 @pytest.fixture
 def logits(monkeypatch):
@@ -80,7 +82,7 @@ def test_smoothing_spreads_mass_over_all_classes_in_training_only(logits):
   expected = -(0.7 * right + 0.3 * log_probabilities.mean(axis=-1))
   batch = {'image': np.zeros((4, 4, 4, 3), np.uint8), 'label': labels}
   task = ClassificationTask(label_smoothing=0.3).make(MODEL)
-  _, (_, metrics) = task.loss({}, {}, jax.random.key(0), batch)
+  _, (_, metrics) = task.loss({}, {}, RNGS, batch)
   loss = metrics['loss']
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
@@ -133,7 +135,7 @@ def test_loss_of_training_is_the_mean_over_the_batch(logits):
   labels = np.array([5, 0, 1, 3])
   batch = {'image': np.zeros((4, 4, 4, 3), np.uint8), 'label': labels}
   task = ClassificationTask(label_smoothing=0.1).make(MODEL)
-  loss, (state, metrics) = task.loss({}, {}, jax.random.key(0), batch)
+  loss, (state, metrics) = task.loss({}, {}, RNGS, batch)
   np.testing.assert_allclose(loss, metrics['loss'].mean(), rtol=1e-6)
   assert metrics['loss'].shape == (4,)
   assert state == {}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_tagging import augmented_config
 
 import perceiver_jax
 from perceiver_jax.modalities.audio import (
@@ -259,6 +260,27 @@ def test_modality_is_dropped_from_whole_examples_in_training_only():
   np.testing.assert_array_equal(dense[:, 2:, 3:], evaluated[:, 2:, 3:])
   np.testing.assert_array_equal(dense[:, :2], evaluated[:, :2])
   assert np.all(evaluated[:, 2:, :3] == 1.0)
+
+
+def test_what_is_drawn_for_an_example_depends_on_its_own_key_alone():
+  # SpecAugment, modalities that are dropped, tokens that are masked.
+  perceiver = perceiver_jax.build(augmented_config().model)
+  inputs = {'audio': _normal(5, 64, 1), 'video': _normal(5, 2, 4, 4, 3)}
+  params = perceiver.init(jax.random.key(0), inputs)
+  apply = jax.jit(functools.partial(perceiver.apply, is_training=True))
+  rngs = jax.random.split(jax.random.key(1), 5)
+  whole = apply(params, rngs, inputs)
+  some = np.array([3, 0, 4])
+  part = apply(
+    params, rngs[some], jax.tree.map(lambda array: array[some], inputs)
+  )
+  np.testing.assert_allclose(part, whole[some], rtol=1e-5, atol=1e-6)
+  # Each draws its own.
+  same = jax.tree.map(lambda array: np.repeat(array[:1], 5, axis=0), inputs)
+  # So they do with one key, old or new.
+  for rng in (rngs, jax.random.key(1), jax.random.PRNGKey(1)):
+    outputs = np.round(apply(params, rng, same), 5)
+    assert len(np.unique(outputs, axis=0)) == 5
 
 
 def test_positions_in_the_content_are_dropped_with_it():

@@ -397,6 +397,23 @@ def test_dropout_differs_by_rng_and_not_in_evaluation():
   np.testing.assert_array_equal(with_rng, _apply('dropout', _images()))
 
 
+def test_keys_of_examples_serve_every_verb():
+  perceiver, params, state = _built('dropout')
+  images = _images()
+  rngs = jax.random.split(jax.random.key(0), len(images))
+  outputs, _ = perceiver.apply(params, state, rngs, images, is_training=True)
+  of_verbs = jax.vmap(lambda rng: jax.random.split(rng, 3), out_axes=1)(rngs)
+  verbs = (perceiver.encode, perceiver.process, perceiver.decode)
+  result = images
+  for verb, keys in zip(verbs, of_verbs, strict=True):
+    result, _ = verb(params, state, keys, result, is_training=True)
+  np.testing.assert_array_equal(result, outputs)
+  others, _ = perceiver.apply(
+    params, state, rngs[::-1], images, is_training=True
+  )
+  assert np.any(others != outputs)
+
+
 def test_first_cross_attend_has_its_own_weights():
   perceiver, params, _ = _built('v1')
   del perceiver

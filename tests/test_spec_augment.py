@@ -10,13 +10,13 @@ from perceiver_jax.modalities.audio import SpectrogramInput
 from perceiver_jax.modalities.spec_augment import SpecAugment
 
 SHAPE = (400, 20, 16, 2)
-RNG = jax.random.key(0)
+RNGS = jax.random.split(jax.random.key(0), SHAPE[0])
 
 
 def _masked(**fields):
   """Returns spectrograms without and with masks."""
   plain = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-  return plain, np.asarray(SpecAugment(**fields).mask(RNG, jnp.array(plain)))
+  return plain, np.asarray(SpecAugment(**fields).mask(RNGS, jnp.array(plain)))
 
 
 def _hidden(**fields):

@@ -36,6 +36,7 @@ SPEC = {
 }
 LABELS = np.array([[1, 0, 0, 1, 0], [0, 0, 1, 0, 0]], np.uint8)
 BOTH = tiny_model(both_inputs())
+RNGS = jax.random.split(jax.random.key(0), BATCH_SIZE)
 
 
 def _batch(seed=0):
@@ -109,7 +110,7 @@ def test_score_is_the_mean_sigmoid_of_the_clips(model_sees):
 def test_every_clip_is_trained_on_with_the_labels_of_its_example(model_sees):
   batch = _batch()
   task = TaggingTask().make(BOTH)
-  loss, (_, metrics) = task.loss({}, {}, jax.random.key(0), batch)
+  loss, (_, metrics) = task.loss({}, {}, RNGS, batch)
   losses = _expected_losses(_expected_logits(batch))
   np.testing.assert_allclose(metrics['loss'], losses.mean(axis=1), rtol=1e-5)
   np.testing.assert_allclose(loss, losses.mean(), rtol=1e-5)

@@ -69,7 +69,7 @@ def _of(arrays, model, prefix=''):
   return {name.removeprefix(f'{model}/'): arrays[name] for name in names}
 
 
-@pytest.mark.parametrize('model', ['plain', 'synchronised'])
+@pytest.mark.parametrize('model', ['plain', 'synchronised', 'augmented'])
 def test_numbers_are_the_same_on_one_and_on_many_devices(steps, model):
   one, *others = [_of(arrays, model) for arrays in steps.values()]
   assert others
@@ -90,12 +90,16 @@ def test_batch_norm_of_each_device_on_its_own_differs(steps):
 
 
 @pytest.mark.parametrize('num_devices', DEVICE_COUNTS)
+@pytest.mark.parametrize(
+  ('whole', 'parts'),
+  [('mixed', 'accumulated'), ('augmented', 'augmented_in_parts')],
+)
 def test_gradients_accumulated_with_remat_are_those_of_the_whole_batch(
-  steps, num_devices
+  steps, num_devices, whole, parts
 ):
-  # MixUp and CutMix draw by the place of an image in the batch.
-  whole = _of(steps[1], 'mixed')
-  parts = _of(steps[num_devices], 'accumulated')
+  # What is random depends on the place of an example in the batch.
+  whole = _of(steps[1], whole)
+  parts = _of(steps[num_devices], parts)
   assert whole.keys() == parts.keys()
   for name, array in whole.items():
     np.testing.assert_allclose(
@@ -111,8 +115,9 @@ def test_gradient_is_that_of_the_whole_batch(steps, digits_dir):
   with contextlib.closing(batches):
     batch = jax.tree.map(lambda array: array[0], next(batches))
   loss = jax.jit(job.task.loss)
+  rngs = jax.random.split(jax.random.key(0), len(batch['label']))
   gradient = jax.grad(
-    lambda params: loss(params, state.model_state, jax.random.key(0), batch)[0]
+    lambda params: loss(params, state.model_state, rngs, batch)[0]
   )(state.params)
   expected = {
     f'{module}/{name}': array

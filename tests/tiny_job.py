@@ -12,6 +12,7 @@ import time
 
 import jax
 import numpy as np
+from tiny_tagging import augmented_config
 
 from perceiver_jax.data.base import train_batches
 from perceiver_jax.data.digits import DigitsData
@@ -117,6 +118,8 @@ def all_steps(data_dir) -> dict[str, np.ndarray]:
     'mixed': mixed,
     'accumulated': accumulated,
     'synchronised': tiny_config(data_dir, stem, task=task),
+    'augmented': augmented_config(),
+    'augmented_in_parts': augmented_config(accumulation_steps=2),
   }
   if jax.device_count() > 1:
     configs['unsynchronised'] = tiny_config(

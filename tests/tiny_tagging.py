@@ -13,11 +13,12 @@ import numpy as np
 from absl import flags
 
 from perceiver_jax.data.base import DataConfig
-from perceiver_jax.modalities.audio import AudioInput
+from perceiver_jax.modalities.audio import AudioInput, SpectrogramInput
 from perceiver_jax.modalities.base import InputConfig
 from perceiver_jax.modalities.grid import FourierPositions
 from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.modalities.multimodal import MultimodalInput
+from perceiver_jax.modalities.spec_augment import SpecAugment
 from perceiver_jax.modalities.video import VideoInput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import SelfAttendConfig
@@ -56,6 +57,19 @@ class NoiseData(DataConfig):
     shape = (3, NUM_SAMPLES, 1)
     audio = noise.integers(-(2**15), 2**15, size=shape, dtype=np.int16)
     return {'audio': audio, 'labels': labels.astype(np.uint8)}
+
+
+class AugmentedData(NoiseData):
+  """Clips long enough for a spectrogram, each with a video of noise."""
+
+  batch_size: int = 16
+
+  def preprocess(self, example, rng):
+    noise = np.random.default_rng(example)
+    audio = noise.integers(-(2**15), 2**15, size=(3, 64, 1), dtype=np.int16)
+    video = noise.integers(256, size=(3, 2, 4, 4, 3), dtype=np.uint8)
+    clips = {'audio': audio, 'video': video}
+    return super().preprocess(example, rng) | clips
 
 
 def audio_input() -> AudioInput:
@@ -99,6 +113,31 @@ def tiny_config() -> TrainConfig:
     checkpoint=CheckpointConfig(best_metric='mean_average_precision'),
     num_steps=2,
   )
+
+
+def augmented_config(**fields) -> TrainConfig:
+  """Returns a job in which the model draws something for every example."""
+  spectrogram = SpectrogramInput(
+    window_size=8,
+    hop_size=4,
+    num_mels=4,
+    sample_rate_hz=80.0,
+    min_hz=0.0,
+    max_hz=40.0,
+    positions=FourierPositions(num_bands=1),
+    spec_augment=SpecAugment(max_time_share=0.5, max_mel_share=0.5),
+  )
+  inputs = MultimodalInput(
+    modalities={'audio': spectrogram, 'video': video_input()},
+    drop_probs={'audio': 0.2, 'video': 0.4},
+    mask_probs={'video': 0.3},
+  )
+  config = tiny_config()
+  config.model = tiny_model(inputs)
+  config.data = AugmentedData()
+  for name, value in fields.items():
+    setattr(config, name, value)
+  return config
 
 
 def evaluated() -> dict[str, np.ndarray]:

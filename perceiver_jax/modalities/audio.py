@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import AnyArray, Audio, Indices
+from perceiver_jax.arrays import AnyArray, Audio, ExampleRngs, Indices
 from perceiver_jax.modalities.base import InputModality
+from perceiver_jax.modalities.example_rngs import drawn
 from perceiver_jax.modalities.grid import (
   GridInput,
   GridOutput,
@@ -66,8 +67,14 @@ class AudioModality(hk.Module):
     super().__init__(name)
     self._config = config
 
-  def __call__(self, inputs: Audio, *, is_training: bool) -> Tokens:
-    del is_training
+  def __call__(
+    self,
+    inputs: Audio,
+    *,
+    is_training: bool,
+    rngs: ExampleRngs | None = None,
+  ) -> Tokens:
+    del is_training, rngs
     config = self._config
     samples = _checked(
       inputs,
@@ -197,7 +204,13 @@ class SpectrogramModality(hk.Module):
     super().__init__(name)
     self._config = config
 
-  def __call__(self, inputs: Audio, *, is_training: bool) -> Tokens:
+  def __call__(
+    self,
+    inputs: Audio,
+    *,
+    is_training: bool,
+    rngs: ExampleRngs | None = None,
+  ) -> Tokens:
     config = self._config
     samples = _checked(
       inputs,
@@ -207,7 +220,8 @@ class SpectrogramModality(hk.Module):
     )
     content = config.spectrogram(samples)
     if is_training and config.spec_augment is not None:
-      content = config.spec_augment.mask(hk.next_rng_key(), content)
+      rngs = drawn(rngs, len(content))
+      content = config.spec_augment.mask(rngs, content)
     return config.place(resample.space_to_depth(content, config.patch_size))
 
 

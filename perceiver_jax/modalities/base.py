@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from perceiver_jax.arrays import AnyArray, InputMask, QueryMask
+from perceiver_jax.arrays import AnyArray, ExampleRngs, InputMask, QueryMask
 from perceiver_jax.config import Config
 from perceiver_jax.nn.tokens import AnyTokens
 
@@ -17,7 +17,18 @@ from perceiver_jax.nn.tokens import AnyTokens
 class InputModality(Protocol):
   """A Haiku module that turns raw inputs into tokens."""
 
-  def __call__(self, inputs: Any, *, is_training: bool) -> AnyTokens: ...
+  def __call__(
+    self, inputs: Any, *, is_training: bool, rngs: ExampleRngs | None = None
+  ) -> AnyTokens:
+    """Returns tokens.
+
+    Args:
+      inputs: as the modality defines them.
+      is_training: whether they are augmented, and batch statistics are used.
+      rngs: what is drawn for an example in training depends on its own key
+        alone; None: the module draws them by Haiku.
+    """
+    ...
 
 
 Head = Callable[[Float[Array, 'B O E']], Float[Array, 'B O K']]

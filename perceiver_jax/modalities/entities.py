@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import AnyArray
+from perceiver_jax.arrays import AnyArray, ExampleRngs
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
@@ -57,9 +57,13 @@ class EntitiesModality(hk.Module):
     self._config = config
 
   def __call__(
-    self, inputs: Float[AnyArray, 'B M K'], *, is_training: bool
+    self,
+    inputs: Float[AnyArray, 'B M K'],
+    *,
+    is_training: bool,
+    rngs: ExampleRngs | None = None,
   ) -> Tokens:
-    del is_training
+    del is_training, rngs
     config = self._config
     entities = check_set('entities', inputs, config.num_features)
     if config.embedding_channels is not None:

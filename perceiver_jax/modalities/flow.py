@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import Videos
+from perceiver_jax.arrays import ExampleRngs, Videos
 from perceiver_jax.modalities.base import InputConfig, InputModality
 from perceiver_jax.modalities.grid import (
   FourierPositions,
@@ -84,8 +84,10 @@ class FlowModality(hk.Module):
     super().__init__(name)
     self._config = config
 
-  def __call__(self, inputs: Videos, *, is_training: bool) -> Tokens:
-    del is_training
+  def __call__(
+    self, inputs: Videos, *, is_training: bool, rngs: ExampleRngs | None = None
+  ) -> Tokens:
+    del is_training, rngs
     config = self._config
     channels = config.frame_channels
     fits = inputs.ndim == 5 and inputs.shape[1::3] == (2, channels)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from perceiver_jax.arrays import DEVICE_AXIS, Images
+from perceiver_jax.arrays import DEVICE_AXIS, ExampleRngs, Images
 from perceiver_jax.config import Config
 from perceiver_jax.modalities.grid import Combine as Combine
 from perceiver_jax.modalities.grid import FourierPositions as FourierPositions
@@ -198,7 +198,10 @@ class ImageModality(hk.Module):
     super().__init__(name)
     self._config = config
 
-  def __call__(self, inputs: Images, *, is_training: bool) -> Tokens:
+  def __call__(
+    self, inputs: Images, *, is_training: bool, rngs: ExampleRngs | None = None
+  ) -> Tokens:
+    del rngs
     config = self._config
     images = self._checked(inputs)
     if (

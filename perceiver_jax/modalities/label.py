@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import AnyArray, Logits
+from perceiver_jax.arrays import AnyArray, ExampleRngs, Logits
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
@@ -129,9 +129,13 @@ class LabelInputModality(hk.Module):
     self._config = config
 
   def __call__(
-    self, inputs: Float[AnyArray, 'B V'], *, is_training: bool
+    self,
+    inputs: Float[AnyArray, 'B V'],
+    *,
+    is_training: bool,
+    rngs: ExampleRngs | None = None,
   ) -> Tokens:
-    del is_training
+    del is_training, rngs
     num_classes = self._config.num_classes
     if inputs.ndim != 2 or inputs.shape[1] != num_classes:
       raise ValueError(

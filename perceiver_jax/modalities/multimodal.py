@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import InputMask, Masks, QueryMask
+from perceiver_jax.arrays import ExampleRngs, InputMask, Masks, QueryMask
 from perceiver_jax.modalities.base import (
   Head,
   InputConfig,
@@ -19,6 +18,7 @@ from perceiver_jax.modalities.base import (
   OutputModality,
   check_mask,
 )
+from perceiver_jax.modalities.example_rngs import bernoulli, split
 from perceiver_jax.nn.positions import learned_positions
 from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens, Tokens
 
@@ -112,31 +112,37 @@ class MultimodalModality(hk.Module):
     }
 
   def __call__(
-    self, inputs: Mapping[str, Any], *, is_training: bool
+    self,
+    inputs: Mapping[str, Any],
+    *,
+    is_training: bool,
+    rngs: ExampleRngs | None = None,
   ) -> JoinedTokens:
     _check_names('inputs', inputs, self.modalities)
-    blocks = []
-    for name, modality in self.modalities.items():
-      tokens = _as_block(modality(inputs[name], is_training=is_training))
-      tokens = self._dropped(name, tokens, is_training=is_training)
+    blocks, keys = [], split(rngs, 3 * len(self.modalities))
+    for number, (name, modality) in enumerate(self.modalities.items()):
+      own, drop, mask = keys[3 * number : 3 * number + 3]
+      tokens = modality(inputs[name], is_training=is_training, rngs=own)
+      tokens = _as_block(tokens)
+      if is_training and name in self._config.drop_probs:
+        tokens = self._dropped(name, tokens, drop)
       tokens = _with_constant(name, tokens, self._config.num_channels)
-      blocks.append(self._masked(name, tokens, is_training=is_training))
+      blocks.append(self._masked(name, tokens, mask, is_training))
     return JoinedTokens(tuple(blocks), tuple(self.modalities))
 
   @hk.transparent
-  def _dropped(self, name: str, tokens: Tokens, *, is_training: bool) -> Tokens:
+  def _dropped(
+    self, name: str, tokens: Tokens, rngs: ExampleRngs | None
+  ) -> Tokens:
     """Zeroes the content of some examples."""
-    prob = self._config.drop_probs.get(name, 0.0)
-    if not is_training or prob == 0.0:
-      return tokens
-    content = tokens.content
-    shape = (content.shape[0],) + (1,) * (content.ndim - 1)
-    drop = jax.random.bernoulli(hk.next_rng_key(), prob, shape)
-    content = jnp.where(drop, jnp.zeros_like(content), content)
-    return dataclasses.replace(tokens, content=content)
+    content, prob = tokens.content, self._config.drop_probs[name]
+    drop = bernoulli(rngs, prob, (len(content),) + (1,) * (content.ndim - 1))
+    return dataclasses.replace(tokens, content=jnp.where(drop, 0.0, content))
 
   @hk.transparent
-  def _masked(self, name: str, tokens: Tokens, *, is_training: bool) -> Tokens:
+  def _masked(
+    self, name: str, tokens: Tokens, rngs: ExampleRngs | None, is_training: bool
+  ) -> Tokens:
     """Replaces some tokens by the learned one."""
     config = self._config
     if name not in config.mask_probs:
@@ -148,8 +154,7 @@ class MultimodalModality(hk.Module):
     if is_training and prob > 0.0:
       # What a token has in common with others of the grid is gone.
       dense = tokens.dense()
-      shape = (*dense.shape[:2], 1)
-      mask = jax.random.bernoulli(hk.next_rng_key(), prob, shape)
+      mask = bernoulli(rngs, prob, (*dense.shape[:2], 1))
       return Tokens(jnp.where(mask, mask_token.astype(dense.dtype), dense))
     if not is_training and name in config.masked_in_evaluation:
       return Tokens(tokens.content[..., :0], constant=mask_token)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from perceiver_jax.arrays import AnyArray
+from perceiver_jax.arrays import AnyArray, ExampleRngs
 from perceiver_jax.modalities.base import InputConfig, check_set
 from perceiver_jax.nn.positions import fourier_features_of_data, fourier_note
 from perceiver_jax.nn.tokens import Tokens
@@ -69,9 +69,13 @@ class PointsModality(hk.Module):
     self._config = config
 
   def __call__(
-    self, inputs: Float[AnyArray, 'B M K'], *, is_training: bool
+    self,
+    inputs: Float[AnyArray, 'B M K'],
+    *,
+    is_training: bool,
+    rngs: ExampleRngs | None = None,
   ) -> Tokens:
-    del is_training
+    del is_training, rngs
     config = self._config
     channels = config.num_coordinates + config.num_features
     points = check_set('points', inputs, channels)

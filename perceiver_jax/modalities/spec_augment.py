@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from perceiver_jax.arrays import Rng
+from perceiver_jax.arrays import ExampleRngs, Rng
 from perceiver_jax.config import Config
 
 
@@ -39,35 +39,39 @@ class SpecAugment(Config):
         raise ValueError(f'{name} must be in [0, 1], got {getattr(self, name)}')
 
   def mask(
-    self, rng: Rng, spectrograms: Float[Array, 'B frames mels C']
+    self, rngs: ExampleRngs, spectrograms: Float[Array, 'B frames mels C']
   ) -> Float[Array, 'B frames mels C']:
-    """Returns spectrograms of which parts are hidden, in all channels."""
-    batch_size, num_frames, num_mels, _ = spectrograms.shape
-    time_rng, mel_rng = jax.random.split(rng)
-    times = _hidden(
-      time_rng,
-      (batch_size, self.num_time_masks),
-      num_frames,
-      self.max_time_share,
-    )
-    mels = _hidden(
-      mel_rng, (batch_size, self.num_mel_masks), num_mels, self.max_mel_share
-    )
-    hidden = times[:, :, None, None] | mels[:, None, :, None]
+    """Returns spectrograms of which parts are hidden, in all channels.
+
+    Args:
+      rngs: what is hidden of a spectrogram depends on its own key alone.
+      spectrograms: of any range.
+    """
+    hidden = jax.vmap(self._hidden, (0, None))(rngs, spectrograms.shape[1:3])
     mean = spectrograms.mean(axis=(1, 2, 3), keepdims=True)
-    return jnp.where(hidden, mean, spectrograms)
+    return jnp.where(hidden[..., None], mean, spectrograms)
+
+  def _hidden(
+    self, rng: Rng, size: tuple[int, int]
+  ) -> Bool[Array, 'frames mels']:
+    """Draws what is hidden of one spectrogram."""
+    time_rng, mel_rng = jax.random.split(rng)
+    num_frames, num_mels = size
+    times = _masked(
+      time_rng, self.num_time_masks, num_frames, self.max_time_share
+    )
+    mels = _masked(mel_rng, self.num_mel_masks, num_mels, self.max_mel_share)
+    return times[:, None] | mels
 
 
-def _hidden(
-  rng: Rng, shape: tuple[int, int], length: int, max_share: float
-) -> Bool[Array, 'B length']:
+def _masked(
+  rng: Rng, num_masks: int, length: int, max_share: float
+) -> Bool[Array, ' length']:
   """Draws which of `length` places one of some masks hides."""
   width_rng, place_rng = jax.random.split(rng)
   largest = int(max_share * length)
-  widths = jax.random.randint(width_rng, shape, 0, largest + 1)
-  starts = jax.random.randint(place_rng, shape, 0, length - widths + 1)
+  widths = jax.random.randint(width_rng, (num_masks, 1), 0, largest + 1)
+  starts = jax.random.randint(place_rng, (num_masks, 1), 0, length - widths + 1)
   places = jnp.arange(length)
-  is_hidden = (starts[..., None] <= places) & (
-    places < (starts + widths)[..., None]
-  )
-  return is_hidden.any(axis=1)
+  is_hidden = (starts <= places) & (places < starts + widths)
+  return is_hidden.any(axis=0)

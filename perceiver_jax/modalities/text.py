@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from perceiver_jax.arrays import AnyArray
+from perceiver_jax.arrays import AnyArray, ExampleRngs
 from perceiver_jax.modalities.base import (
   InputConfig,
   InputModality,
@@ -157,9 +157,13 @@ class TextModality(hk.Module):
     return hk.get_parameter('embeddings', shape, init=init)
 
   def __call__(
-    self, inputs: Int[AnyArray, 'B M'], *, is_training: bool
+    self,
+    inputs: Int[AnyArray, 'B M'],
+    *,
+    is_training: bool,
+    rngs: ExampleRngs | None = None,
   ) -> Tokens:
-    del is_training
+    del is_training, rngs
     config = self._config
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
       raise TypeError(f'ids must be integers, got {inputs.dtype}.')

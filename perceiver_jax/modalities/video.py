@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from perceiver_jax.arrays import Indices, Videos
+from perceiver_jax.arrays import ExampleRngs, Indices, Videos
 from perceiver_jax.modalities.base import InputModality
 from perceiver_jax.modalities.grid import (
   GridInput,
@@ -69,8 +69,10 @@ class VideoModality(hk.Module):
     super().__init__(name)
     self._config = config
 
-  def __call__(self, inputs: Videos, *, is_training: bool) -> Tokens:
-    del is_training
+  def __call__(
+    self, inputs: Videos, *, is_training: bool, rngs: ExampleRngs | None = None
+  ) -> Tokens:
+    del is_training, rngs
     config = self._config
     content = resample.space_to_depth(self._checked(inputs), config.patch_size)
     if config.embedding_channels is not None:

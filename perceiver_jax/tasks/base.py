@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from perceiver_jax.arrays import Params, Rng, State
+from perceiver_jax.arrays import ExampleRngs, Params, Rng, State
 from perceiver_jax.config import Config
 from perceiver_jax.model import PerceiverConfig
 
@@ -54,10 +54,17 @@ class AugmentFunction(Protocol):
 
 @runtime_checkable
 class LossFunction(Protocol):
-  """Computes what training minimises, a mean over the examples of a batch."""
+  """Computes what training minimises, a mean over the examples of a batch.
+
+  Args:
+    params: of the model.
+    state: running statistics.
+    rngs: what the model augments of an example depends on its own alone.
+    batch: examples.
+  """
 
   def __call__(
-    self, params: Params, state: State, rng: Rng, batch: Batch
+    self, params: Params, state: State, rngs: ExampleRngs, batch: Batch
   ) -> tuple[Float[Array, ''], tuple[State, Metrics]]: ...
 
 

@@ -128,9 +128,9 @@ class ClassificationTask(TaskConfig):
     def augment(rng, positions, batch):
       return self._mixed(rng, positions, batch, model.outputs.num_classes)
 
-    def loss(params, state, rng, batch):
+    def loss(params, state, rngs, batch):
       logits, state = perceiver.apply(
-        params, state, rng, inputs(batch), is_training=True
+        params, state, rngs, inputs(batch), is_training=True
       )
       labels = _distributions(batch[LABEL], model.outputs.num_classes)
       metrics, _ = _evaluated(logits, labels)

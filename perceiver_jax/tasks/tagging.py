@@ -118,11 +118,12 @@ class TaggingTask(TaskConfig):
     def init(rng, batch):
       return perceiver.init(rng, inputs(batch))
 
-    def loss(params, state, rng, batch):
+    def loss(params, state, rngs, batch):
+      num_clips = batch[streams[0]].shape[1]
+      rngs = jax.vmap(lambda rng: jax.random.split(rng, num_clips))(rngs)
       logits, state = perceiver.apply(
-        params, state, rng, inputs(batch), is_training=True
+        params, state, rngs.reshape(-1), inputs(batch), is_training=True
       )
-      num_clips = len(logits) // len(batch[LABELS])
       labels = jnp.repeat(batch[LABELS], num_clips, axis=0)
       losses = _losses(logits, labels).reshape(-1, num_clips).mean(axis=1)
       return losses.mean(), (state, {'loss': losses})

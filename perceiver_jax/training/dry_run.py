@@ -150,9 +150,9 @@ def _activations(job: Job, state: TrainState) -> int:
   """
 
   def backward(params: Any, model_state: Any, batch: Batch) -> Any:
-    rng = jax.random.key(0)
+    rngs = jax.random.split(jax.random.key(0), len(jax.tree.leaves(batch)[0]))
     _, pullback, _ = jax.vjp(
-      lambda params: job.task.loss(params, model_state, rng, batch),
+      lambda params: job.task.loss(params, model_state, rngs, batch),
       params,
       has_aux=True,
     )

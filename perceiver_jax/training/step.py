@@ -107,7 +107,7 @@ def make_gradients(
 
   def gradients(state, batch):
     rng = step_rng(config.seed, state.step)
-    augment_rng, dropout_rng = jax.random.split(rng)
+    augment_rng, model_rng = jax.random.split(rng)
     scale = state.loss_scale.scale if config.loss_scaling else 1.0
 
     def gradient(model_state, part, batch):
@@ -115,10 +115,10 @@ def make_gradients(
       size = len(jax.tree.leaves(batch)[0])
       positions = part * size + jnp.arange(size)
       batch = task.augment(augment_rng, positions, batch)
-      rng = jax.random.fold_in(dropout_rng, part)
+      rngs = jax.vmap(jax.random.fold_in, (None, 0))(model_rng, positions)
 
       def scaled_loss(params):
-        loss, (new_state, metrics) = task.loss(params, model_state, rng, batch)
+        loss, (new_state, metrics) = task.loss(params, model_state, rngs, batch)
         return loss * scale, (mean_metrics(metrics) | {'loss': loss}, new_state)
 
       grads, (metrics, new_state) = jax.grad(scaled_loss, has_aux=True)(
