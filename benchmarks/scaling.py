@@ -4,19 +4,22 @@
 
 A small Perceiver on images with Fourier features is made larger in one size at
 a time: pixels M (a thousand to a million), latents N, latent transformers,
-images a batch. `ours` and `plain` are those of `train_step.py`. Time is the
-median of some steps in turns; memory what the compiled step allocates besides
+images a batch. The contenders are those of `train_step.py`. Time is the median
+of some steps in turns; memory what the compiled step allocates besides
 arguments and results. A step that would need more than `--max_gib` is compiled,
-for its memory, but not run.
+for its memory, but not run. Under the table are the powers of a size that costs
+grow with, by a line through the logarithms of the three largest.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
 import time
 from typing import Any
 
+import numpy as np
 from contenders import MAKERS, random_params
 from train_step import environment
 
@@ -25,13 +28,20 @@ from perceiver_jax.modalities.label import LabelOutput
 from perceiver_jax.model import AverageDecoder, PerceiverConfig
 from perceiver_jax.nn.blocks import SelfAttendConfig
 
-CONTENDERS = ('plain', 'ours')
-START = {'image_size': 64, 'num_latents': 64, 'num_blocks': 2, 'batch_size': 1}
+# Okabe and Ito: told apart by colour-blind eyes as well.
+COLORS = {'plain': '#D55E00', 'ours': '#0072B2', 'ours_remat': '#009E73'}
+CONTENDERS = tuple(COLORS)
+START = {
+  'image_size': 128,
+  'num_latents': 128,
+  'num_blocks': 2,
+  'batch_size': 1,
+}
 # The sizes that each of them goes through while the others stay.
 SIZES = {
   'image_size': (32, 64, 128, 256, 512, 1024),
-  'num_latents': (64, 128, 256, 512, 1024),
-  'num_blocks': (1, 2, 4, 8),
+  'num_latents': (32, 64, 128, 256, 512),
+  'num_blocks': (1, 2, 4, 8, 16),
   'batch_size': (1, 2, 4, 8),
 }
 LABELS = {
@@ -42,7 +52,7 @@ LABELS = {
 }
 COSTS = {
   'seconds': 'a step (s)',
-  'bytes': 'memory of a step (bytes)',
+  'mebibytes': 'memory of a step (MiB)',
   'compile_seconds': 'trace and compile (s)',
 }
 
@@ -58,11 +68,15 @@ def main() -> None:
   parser.add_argument('--png', type=pathlib.Path, help='file of the curves')
   options = parser.parse_args()
   rows = []
-  print('size         value contender  seconds       MiB  compile')
+  print('size         value contender   seconds       MiB  compile')
   for size in options.only:
     for value in SIZES[size]:
       if options.largest is None or value <= options.largest:
         rows += measure(size, value, options.repeats, options.max_gib)
+  for size in options.only:
+    for cost in ('seconds', 'mebibytes'):
+      powers = (f'{c} {_power(rows, size, cost, c):.2f}' for c in CONTENDERS)
+      print(f'{cost} by {size}, power: {", ".join(powers)}')
   if options.json:
     results = {'environment': environment(), 'rows': rows}
     options.json.write_text(json.dumps(results, indent=1) + '\n')
@@ -81,24 +95,48 @@ def measure(
     repeats: of the steps.
     max_gib: largest step that is run.
   """
-  import numpy as np
-
   sizes = START | {size: value}
+  rows = []
+  for contender, costs in _costs(*sizes.values(), repeats, max_gib).items():
+    row = {
+      'size': size,
+      'value': value**2 if size == 'image_size' else value,
+      'contender': contender,
+    } | costs
+    seconds = 'not run' if row['seconds'] is None else f'{row["seconds"]:.3f}'
+    print(
+      f'{size:11}{row["value"]:>9,} {contender:10} {seconds:>8} '
+      f'{row["mebibytes"]:9,.1f} {row["compile_seconds"]:8.1f}',
+      flush=True,
+    )
+    rows.append(row)
+  return rows
+
+
+@functools.cache  # The sizes of `START` are met once in each series.
+def _costs(
+  image_size: int,
+  num_latents: int,
+  num_blocks: int,
+  batch_size: int,
+  repeats: int,
+  max_gib: float,
+) -> dict[str, dict[str, float | None]]:
   config = PerceiverConfig(
     inputs=ImageInput(positions=FourierPositions(num_bands=64)),
     outputs=LabelOutput(num_classes=10),
-    num_latents=sizes['num_latents'],
+    num_latents=num_latents,
     latent_channels=128,
-    num_blocks=sizes['num_blocks'],
+    num_blocks=num_blocks,
     num_self_attends_per_block=2,
     self_attend=SelfAttendConfig(num_heads=4),
     decoder=AverageDecoder(),
   )
   rng = np.random.default_rng(0)
-  shape = (sizes['batch_size'], sizes['image_size'], sizes['image_size'], 3)
+  shape = (batch_size, image_size, image_size, 3)
   batch = {
     'image': rng.normal(size=shape).astype(np.float32),
-    'label': rng.integers(0, 10, sizes['batch_size']),
+    'label': rng.integers(0, 10, batch_size),
   }
   params = random_params(config)
   runners = {name: MAKERS[name](config, params, batch) for name in CONTENDERS}
@@ -111,60 +149,104 @@ def measure(
       runner.step()
       if repeat:  # The first warms up.
         times[name].append(time.perf_counter() - start)
-  rows = []
-  for name, runner in runners.items():
-    costs = runner.costs
-    row = {
-      'size': size,
-      'value': value**2 if size == 'image_size' else value,
-      'contender': name,
+  return {
+    name: {
       'seconds': statistics.median(times[name]) if times[name] else None,
-      'bytes': costs['program_bytes'],
-      'compile_seconds': costs['trace_seconds'] + costs['compile_seconds'],
+      'mebibytes': runner.costs['program_bytes'] / 2**20,
+      'compile_seconds': runner.costs['trace_seconds']
+      + runner.costs['compile_seconds'],
     }
-    seconds = 'not run' if row['seconds'] is None else f'{row["seconds"]:.3f}'
-    print(
-      f'{size:12} {row["value"]:>7,} {name:9} {seconds:>8} '
-      f'{row["bytes"] / 2**20:9,.1f} {row["compile_seconds"]:8.1f}',
-      flush=True,
-    )
-    rows.append(row)
-  return rows
+    for name, runner in runners.items()
+  }
+
+
+def _points(
+  rows: list[dict[str, Any]], size: str, cost: str, contender: str
+) -> list[tuple[int, float]]:
+  """Returns pairs of a size and what was measured with it."""
+  return [
+    (row['value'], row[cost])
+    for row in rows
+    if (row['size'], row['contender']) == (size, contender)
+    and row[cost] is not None
+  ]
+
+
+def _power(
+  rows: list[dict[str, Any]], size: str, cost: str, contender: str
+) -> float:
+  """Returns the power of a size that a cost grows with where it is large."""
+  points = _points(rows, size, cost, contender)[-3:]
+  slope, _ = np.polyfit(*np.log(points).T, 1)
+  return float(slope)
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
   """Draws a row of panels for each cost, a column for each size."""
-  import matplotlib.figure
+  from matplotlib.figure import Figure
 
   sizes = [size for size in SIZES if any(r['size'] == size for r in rows)]
-  figure = matplotlib.figure.Figure(
-    figsize=(3.2 * len(sizes), 8), layout='constrained'
+  figure = Figure(figsize=(3.1 * len(sizes) + 0.4, 7.6), layout='constrained')
+  panels = figure.subplots(
+    len(COSTS), len(sizes), squeeze=False, sharex='col', sharey='row'
   )
-  panels = figure.subplots(len(COSTS), len(sizes), squeeze=False)
   for cost, line in zip(COSTS, panels, strict=True):
     for size, panel in zip(sizes, line, strict=True):
-      for contender in CONTENDERS:
-        points = [
-          (row['value'], row[cost])
-          for row in rows
-          if (row['size'], row['contender']) == (size, contender)
-          and row[cost] is not None
-        ]
-        panel.loglog(*zip(*points, strict=True), 'o-', label=contender)
-      first, last = points[0], points[-1]
-      # What a cost would be that grows as the size does.
-      panel.loglog(
-        (first[0], last[0]),
-        (first[1], first[1] * last[0] / first[0]),
-        ':',
-        color='gray',
-        label='linear',
-      )
-      panel.set_xlabel(LABELS[size])
-      panel.set_ylabel(COSTS[cost])
-      panel.grid(which='both', alpha=0.2)
-  panels[0, 0].legend()
-  figure.savefig(path, dpi=110)
+      _draw_panel(panel, rows, size, cost)
+    line[0].set_ylabel(COSTS[cost])
+  for size, panel in zip(sizes, panels[-1], strict=True):
+    panel.set_xlabel(LABELS[size])
+  figure.legend(
+    *panels[0, 0].get_legend_handles_labels(),
+    loc='outside upper left',
+    ncols=len(CONTENDERS) + 1,
+    frameon=False,
+  )
+  figure.savefig(path, dpi=100)
+
+
+def _draw_panel(
+  panel: Any, rows: list[dict[str, Any]], size: str, cost: str
+) -> None:
+  from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
+
+  panel.set_xscale('log')
+  for contender, color in COLORS.items():
+    points = _points(rows, size, cost, contender)
+    panel.plot(
+      *zip(*points, strict=True),
+      'o-',
+      color=color,
+      linewidth=1.4,
+      markersize=3.5,
+      label=contender,
+    )
+  values, costs = zip(*_points(rows, size, cost, 'ours'), strict=True)
+  if cost == 'compile_seconds':
+    panel.set_ylim(bottom=0.0)
+  else:
+    panel.set_yscale('log')
+    # Through the last point, as far down as costs go.
+    first = max(values[0], values[-1] * min(costs) / costs[-1])
+    panel.plot(
+      (first, values[-1]),
+      (costs[-1] * first / values[-1], costs[-1]),
+      ':',
+      color='#777777',
+      linewidth=1.2,
+      zorder=1,
+      label='in proportion',
+    )
+  if size == 'image_size':
+    panel.xaxis.set_major_formatter(EngFormatter(sep=''))
+  else:
+    panel.set_xticks(values, [str(value) for value in values])
+  panel.xaxis.set_minor_locator(NullLocator())
+  panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f'{y:,g}'))
+  panel.tick_params(length=0, which='both', labelsize=9)
+  panel.grid(color='#DDDDDD', linewidth=0.6)
+  panel.set_axisbelow(True)
+  panel.spines[:].set_visible(False)
 
 
 if __name__ == '__main__':

@@ -83,7 +83,7 @@ def test_memory_of_a_step_grows_less_than_that_of_the_plain_one(tmp_path):
     f'--png={png_path}',
   )
   rows = json.loads(json_path.read_text())['rows']
-  sizes = {(row['contender'], row['value']): row['bytes'] for row in rows}
+  sizes = {(row['contender'], row['value']): row['mebibytes'] for row in rows}
   grown = {
     name: sizes[name, 64**2] - sizes[name, 32**2] for name in ('plain', 'ours')
   }
