@@ -107,3 +107,37 @@ def test_words_of_new_voices_are_told_apart(spoken_words_dir, tmp_path):
     text=True,
   )
   assert json.loads(ended.stdout)['top_1_accuracy'] >= 0.97
+
+
+def _accuracy(name, variant, num_steps, data_dir, workdir):
+  """Returns what a job comes to that is shorter than it should be."""
+  config = config_files.load(name).get_config(variant)
+  config.data.data_dir = data_dir
+  config.num_steps = config.evaluate_every_steps = num_steps
+  config.checkpoint.every_steps = num_steps
+  return loop.train(config, workdir)['top_1_accuracy']
+
+
+@pytest.mark.slow
+def test_solids_are_told_apart(solids_dir, tmp_path):
+  # One in ten by chance.
+  assert _accuracy('solids', '', 400, solids_dir, tmp_path) > 0.6
+
+
+@pytest.mark.slow
+def test_sight_and_sound_are_both_needed(sights_and_sounds_dir, tmp_path):
+  accuracies = {
+    variant: _accuracy(
+      'sights_and_sounds',
+      variant,
+      300,
+      sights_and_sounds_dir,
+      tmp_path / (variant or 'both'),
+    )
+    for variant in ('', 'mel', 'video')
+  }
+  # The most that one alone can be expected to tell of 600 examples, four
+  # standard deviations of it more, and twice what chance gives.
+  assert 2 / 12 < accuracies['mel'] < 1 / 3 + 0.077
+  assert 2 / 12 < accuracies['video'] < 1 / 4 + 0.071
+  assert accuracies[''] > 0.6
