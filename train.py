@@ -42,19 +42,22 @@ _DEBUG_NANS = flags.DEFINE_bool(
 _COMPILE = flags.DEFINE_bool(
   'compile', False, 'Compile in a dry run, and print what memory is needed.'
 )
+_EXIT_CODE = command_line.define_preempted_exit_code()
 distributed.define_flags()
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs one job."""
+def main(argv: Sequence[str]) -> int:
+  """Runs one job and returns the exit code."""
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
   with distributed.errors_end_at_once(), command_line.errors_in_a_line():
-    print(_run(argv[1:]), end='')
+    said, exit_code = _run(argv[1:])
+    print(said, end='')
+  return exit_code
 
 
-def _run(arguments: Sequence[str]) -> str:
-  """Returns a summary or a line of JSON; of many processes, one speaks."""
+def _run(arguments: Sequence[str]) -> tuple[str, int]:
+  """Returns what one of all processes says, and what each exits with."""
   if arguments:
     raise ValueError(f'every argument must be a flag, got {arguments}.')
   for flag, mode in (
@@ -62,6 +65,7 @@ def _run(arguments: Sequence[str]) -> str:
     (_PROFILE, 'train'),
     (_DEBUG_NANS, 'train'),
     (_COMPILE, 'dry_run'),
+    (_EXIT_CODE, 'train'),
   ):
     if flag.value and _MODE.value != mode:
       raise ValueError(
@@ -79,12 +83,11 @@ def _run(arguments: Sequence[str]) -> str:
   # What starts JAX comes after the flags of its compiler.
   from perceiver_jax.training import dry_run, loop, metrics, processes
 
+  exit_code = 0
   with pulse:
     if _MODE.value == 'dry_run':
-      said = dry_run.dry_run(
-        _CONFIG.value, _WORKDIR.value, compiles=_COMPILE.value
-      )
-      said = f'{said}\n'
+      summary = dry_run.dry_run(_CONFIG.value, where, compiles=_COMPILE.value)
+      said = f'{summary}\n'
     elif _MODE.value == 'train':
       trained = loop.train(
         _CONFIG.value,
@@ -94,12 +97,13 @@ def _run(arguments: Sequence[str]) -> str:
         pulse=pulse,
       )
       said = metrics.json_line(trained)
+      exit_code = _EXIT_CODE.value if loop.is_cut_short(trained) else 0
     else:
       report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
       said = metrics.json_line(
         loop.evaluate(_CONFIG.value, where, report_dir, pulse=pulse)
       )
-  return said if processes.is_primary() else ''
+  return said if processes.is_primary() else '', exit_code
 
 
 if __name__ == '__main__':

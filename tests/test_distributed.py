@@ -24,7 +24,7 @@ def _flags(*arguments):
   return flag_values
 
 
-def _no_cluster(*_):
+def _no_cluster(*_, **__):
   raise ValueError('coordinator_address should be defined.')
 
 
@@ -39,6 +39,11 @@ def _join(*arguments):
     (
       ['--distributed', '--stall_timeout_secs=0'],
       r'stall_timeout_secs must be positive and finite, got 0',
+    ),
+    (['--heartbeat_timeout_secs=9'], r'heartbeat_timeout_secs must come with'),
+    (
+      ['--distributed', '--heartbeat_timeout_secs=0'],
+      r'heartbeat_timeout_secs must be positive and finite, got 0',
     ),
     (['--process_count=2'], r'--process_count must come with --distributed'),
     (

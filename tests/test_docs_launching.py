@@ -49,6 +49,7 @@ def _parse(command, monkeypatch):
   for module, name in (
     (command_line, 'define_config'),
     (command_line, 'define_profile_steps'),
+    (command_line, 'define_preempted_exit_code'),
     (distributed, 'define_flags'),
   ):
     define = functools.partial(getattr(module, name), flag_values=values)

@@ -26,6 +26,7 @@ FOREVER = 1_000_000
 SAVED_STEP = 30
 # Longer than a start takes beside other tests; a test waits so long.
 STALL_TIMEOUT_SECS = 60
+HEARTBEAT_TIMEOUT_SECS = 20
 
 
 def _run(data_dir, jobs, **kwargs):
@@ -214,24 +215,41 @@ def test_stopped_process_ends_the_others(command, tmp_path, digits_dir):
   assert step >= SAVED_STEP
 
 
+def test_process_that_is_not_heard_of_ends_the_others(command, tmp_path):
+  checkpoint = tmp_path / 'run' / 'checkpoints' / str(SAVED_STEP)
+  command += [f'--heartbeat_timeout_secs={HEARTBEAT_TIMEOUT_SECS}']
+  with many_processes.start(command, num_processes=2, num_devices=4) as job:
+    many_processes.signal_when(job, 1, signal.SIGSTOP, checkpoint)
+    # By JAX, whose own time-out is longer than this.
+    assert job.processes[0].wait(60) == -signal.SIGABRT
+    said = job.text(0)
+  assert 'heartbeat' in said
+  assert 'another task died' in said
+
+
+@pytest.mark.parametrize('exit_code', [0, 42])
 def test_sigterm_to_one_process_saves_the_same_step_on_all(
-  command, tmp_path, digits_dir
+  command, tmp_path, digits_dir, exit_code
 ):
   workdir = tmp_path / 'run'
   checkpoint = workdir / 'checkpoints' / str(SAVED_STEP)
+  if exit_code:
+    command += [f'--preempted_exit_code={exit_code}']
   with many_processes.start(command, num_processes=2, num_devices=4) as job:
     many_processes.signal_when(job, 1, signal.SIGTERM, checkpoint)
     # A second one, as some clusters send it, changes nothing.
     job.processes[1].send_signal(signal.SIGTERM)
     ended = job.wait(100)
   for process in ended:
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == exit_code, process.stderr
   said = json.loads(ended[0].stdout.splitlines()[-1])
   stopped = said.pop('step')
   assert not said
   for process in ended:
     assert f'Told to stop after step {stopped} of {FOREVER}' in process.stderr
   assert _state(workdir, digits_dir, 'resumable')[1] == stopped
+  if exit_code:
+    return
   # What goes on from there is bit by bit what was never stopped.
   whole = tmp_path / 'whole'
   jobs = [f'{place}:resumable:{stopped + 2}' for place in (workdir, whole)]

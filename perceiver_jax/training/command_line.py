@@ -63,6 +63,24 @@ def define_profile_steps(
   )
 
 
+def define_preempted_exit_code(
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[int]:
+  """Defines `--preempted_exit_code`, for launchers that take 0 for the end.
+
+  Args:
+    flag_values: where to define it.
+  """
+  return flags.DEFINE_integer(
+    'preempted_exit_code',
+    0,
+    'What a run that SIGTERM has stopped exits with, once its state is saved.',
+    lower_bound=0,
+    upper_bound=255,
+    flag_values=flag_values,
+  )
+
+
 def define_config(
   flag_values: flags.FlagValues = flags.FLAGS,
   argv: Sequence[str] | None = None,

@@ -20,6 +20,8 @@ from perceiver_jax.training.pulse import Pulse
 _PLACE = ('coordinator_address', 'process_count', 'process_index')
 _TIMEOUT = 'stall_timeout_secs'
 _DEFAULT_STALL_TIMEOUT_SECS = 1800.0
+_HEARTBEAT = 'heartbeat_timeout_secs'
+_DEFAULT_HEARTBEAT_TIMEOUT_SECS = 100
 _SPELLED_PLACE = '--coordinator_address, --process_count and --process_index'
 
 
@@ -59,6 +61,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     f'stuck. {_DEFAULT_STALL_TIMEOUT_SECS:g} unless given.',
     flag_values=flag_values,
   )
+  flags.DEFINE_integer(
+    _HEARTBEAT,
+    None,
+    'With --distributed: a process of which the first one has not heard for so '
+    'long counts as dead, which ends the others. It must be longer than a host '
+    f'or the network may pause. {_DEFAULT_HEARTBEAT_TIMEOUT_SECS} unless given.',
+    flag_values=flag_values,
+  )
 
 
 def check_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -67,17 +77,18 @@ def check_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
   Raises:
     ValueError: they contradict each other.
   """
-  for name in (*_PLACE, _TIMEOUT):
+  for name in (*_PLACE, _TIMEOUT, _HEARTBEAT):
     is_given = flag_values[name].value is not None
     if is_given and not flag_values['distributed'].value:
       raise ValueError(
         f'--{name} must come with --distributed, got it without.'
       )
-  timeout_secs = flag_values[_TIMEOUT].value
-  if timeout_secs is not None and not 0 < timeout_secs < math.inf:
-    raise ValueError(
-      f'--{_TIMEOUT} must be positive and finite, got {timeout_secs:g}.'
-    )
+  for name in (_TIMEOUT, _HEARTBEAT):
+    timeout_secs = flag_values[name].value
+    if timeout_secs is not None and not 0 < timeout_secs < math.inf:
+      raise ValueError(
+        f'--{name} must be positive and finite, got {timeout_secs:g}.'
+      )
   place = {name: flag_values[name].value for name in _PLACE}
   given = [f'--{name}={v}' for name, v in place.items() if v is not None]
   if not given:
@@ -128,7 +139,13 @@ def join(
   if index == 0:
     _check_port(address)
   try:
-    jax.distributed.initialize(address, count, index)
+    jax.distributed.initialize(
+      address,
+      count,
+      index,
+      heartbeat_timeout_seconds=flag_values[_HEARTBEAT].value
+      or _DEFAULT_HEARTBEAT_TIMEOUT_SECS,
+    )
   except ValueError as error:
     raise ValueError(
       f'{_SPELLED_PLACE} must come with --distributed where JAX does not find '

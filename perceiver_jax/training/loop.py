@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 from absl import logging
@@ -102,10 +102,10 @@ def train(
     metrics = _run(
       job, state, checkpointer, recorder, nan_check, pulse or Pulse()
     )
-    is_cut_short = _is_cut_short(job, metrics)
+    _warn_if_cut_short(job, metrics)
   # Without, if someone has removed them from a finished run.
   file = epath.Path(workdir) / METRICS_FILE
-  if is_primary() and not is_cut_short and read_metrics(file):
+  if is_primary() and not is_cut_short(metrics) and read_metrics(file):
     save_curves(workdir)
   return metrics
 
@@ -265,16 +265,18 @@ def _evaluate(
   return metrics
 
 
-def _is_cut_short(job: Job, metrics: dict[str, float]) -> bool:
-  """Returns whether a run was told to stop, and says so."""
-  is_cut_short = metrics.keys() == {'step'}
-  if is_cut_short:
+def is_cut_short(metrics: Mapping[str, float]) -> bool:
+  """Returns whether `train` was told to stop, by what it returned."""
+  return metrics.keys() == {'step'}
+
+
+def _warn_if_cut_short(job: Job, metrics: Mapping[str, float]) -> None:
+  if is_cut_short(metrics):
     logging.warning(
       'Told to stop after step %d of %d; the same command goes on there.',
       metrics['step'],
       job.num_steps,
     )
-  return is_cut_short
 
 
 def _is_due(job: Job, step: int) -> bool:
