@@ -84,6 +84,7 @@ def test_share_of_an_unknown_peak_is_left_out(digits_dir, batches, clock):
     ('TPU v5 lite', Precision.FLOAT32, None, 197),
     ('TPU v5 lite', Precision.FLOAT32, 'highest', None),
     ('TPU v6 lite', Precision.BFLOAT16, 'highest', 918),
+    ('TPU7x', Precision.BFLOAT16, None, 1153.5),
     ('NVIDIA A100-SXM4-40GB', Precision.FLOAT32, None, 156),
     ('NVIDIA A100-SXM4-40GB', Precision.FLOAT32, 'highest', 19.5),
     ('NVIDIA H100 80GB HBM3', Precision.FLOAT16, None, 989.5),

@@ -28,11 +28,12 @@ def _tpu(flops: float) -> _Peak:
 
 _A100 = _Peak(312e12, 156e12, 19.5e12)
 
-# By `jax.Device.device_kind`. A device of v2 and v3 is one of the two cores of
-# a chip; of the others it is a chip.
+# By `jax.Device.device_kind`, as JAX's `pallas/mosaic/tpu_info.py` lists those of
+# TPUs. A device of v2, v3 and TPU7x is one of the two cores of a chip; of the
+# others it is a chip.
 _PEAKS = {
-  # cloud.google.com/tpu/docs/system-architecture-tpu-vm and its pages v2..v6e.
-  'TPU v2': _tpu(45e12 / 2),
+  'TPU v2': _tpu(46e12 / 2),  # The same file of JAX.
+  # docs.cloud.google.com/tpu/docs/: v3, v4, v5e, v5p, v6e and tpu7x, of a chip.
   'TPU v3': _tpu(123e12 / 2),
   'TPU v4': _tpu(275e12),
   'TPU v5 lite': _tpu(197e12),
@@ -41,6 +42,7 @@ _PEAKS = {
   'TPU v5p': _tpu(459e12),
   'TPU v6 lite': _tpu(918e12),
   'TPU v6e': _tpu(918e12),
+  'TPU7x': _tpu(2307e12 / 2),
   # NVIDIA's data sheets of A100, H100, H200 and L4; half of what they give
   # with sparsity.
   'NVIDIA A100-PCIE-40GB': _A100,
