@@ -150,6 +150,12 @@ def test_inconsistent_config_is_refused_by_build(changes, message):
       MultimodalOutput(modalities={'a': LabelOutput()}, projected_channels=0),
       'projected_channels must be at least 1, got 0',
     ),
+    (
+      MultimodalOutput(
+        modalities={'a': MultimodalOutput(modalities={'b': LabelOutput()})}
+      ),
+      "modalities must be single ones, got 'a', a MultimodalOutput",
+    ),
     (AttentionDecoder(query_channels=0), 'query_channels must be at least 1'),
     (_config(latent_init_scale=-1.0), 'latent_init_scale must be at least 0'),
     (_config(latent_init_scale=math.nan), 'must be at least 0, got nan'),

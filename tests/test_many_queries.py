@@ -11,7 +11,10 @@ import tiny_models
 import perceiver_jax
 from perceiver_jax.model import AttentionDecoder, Precision
 from perceiver_jax.nn.cross_attention import Algorithm, QueryAlgorithm
+from perceiver_jax.nn.cross_attention.absorbed import Absorbed
+from perceiver_jax.nn.cross_attention.base import Dropout
 from perceiver_jax.nn.cross_attention.queries import choose, chunk_size
+from perceiver_jax.nn.cross_attention.transposed import AbsorbedKeys
 from perceiver_jax.nn.token_chunks import map_chunks
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
 
@@ -176,6 +179,32 @@ def test_dropout_is_drawn_for_every_chunk(algorithm):
     assert np.any(first != other, axis=(1, 2)).all()
     _assert_equal(outputs(0, **{name: 0.5}), first)
   _assert_equal(outputs(0), _plain('features', backward=False))
+
+
+@pytest.mark.parametrize('is_projected', [False, True])
+def test_absorbed_keys_drop_weights_after_the_softmax(is_projected):
+  heads, count = 2, 5
+  rows = jnp.asarray(_normal(1, heads * count, 6))
+  bias = jnp.asarray(_normal(1, heads * count, seed=1))
+  values = _normal(1, count, heads, 4 if is_projected else 3, seed=2)
+  output_w = _normal(heads * 4, 3, seed=3) if is_projected else None
+  output_b, queries = _normal(3, seed=4), _normal(1, 7, 6, seed=5)
+  dropout = Dropout(jax.random.key(0), 0.4)
+  keys = AbsorbedKeys(rows, bias, jnp.asarray(values), output_w, output_b)
+  mask = np.arange(7)[None] != 2
+  read = keys.read(Absorbed(jnp.asarray(queries)), jnp.asarray(mask), dropout)
+
+  kept = dropout.factors(jnp.arange(7), (1, heads * count))[0]
+  assert 0 < np.count_nonzero(kept) < kept.size
+  logits = rows[0] @ queries[0].T + bias[0][:, None]
+  weights = np.exp(logits).reshape(heads, count, 7)
+  weights /= weights.sum(axis=1, keepdims=True)
+  weights = weights * np.asarray(kept).reshape(weights.shape) * mask
+  by_head = [weights[h].T @ values[0, :, h] for h in range(heads)]
+  expected = sum(by_head)
+  if is_projected:
+    expected = np.concatenate(by_head, axis=-1) @ output_w
+  np.testing.assert_allclose(read[0], expected + output_b, atol=1e-5)
 
 
 def test_chunks_have_keys_of_their_own():

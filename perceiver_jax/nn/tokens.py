@@ -54,7 +54,7 @@ class Tokens:
     return self.content.shape[0]
 
   @property
-  def blocks(self) -> tuple['Tokens']:
+  def blocks(self) -> tuple['Tokens', ...]:
     """These tokens, as the only block of them; see `JoinedTokens`."""
     return (self,)
 
