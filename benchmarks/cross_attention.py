@@ -252,11 +252,14 @@ def _program(case: Case, algorithm: Algorithm, backward: bool) -> Any:
 
 
 def relative_error(expected: Any, actual: Any) -> float:
-  """Returns the largest error of any array, relative to its largest number."""
+  """Returns the largest error of any array, relative to its largest number.
+
+  Of an array of zeros it is the largest number that should be zero.
+  """
   paths, _ = jax.tree_util.tree_flatten_with_path(expected)
   leaves = jax.tree.leaves(actual)
   return max(
-    float(np.max(np.abs(a - b)) / np.max(np.abs(a)))
+    float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) or 1.0))
     for (path, a), b in zip(paths, leaves, strict=True)
     # The exact gradient of a key bias is zero.
     if not jax.tree_util.keystr(path).endswith("key']['b']")

@@ -36,6 +36,7 @@ from perceiver_jax.model import PerceiverConfig  # noqa: E402
 from perceiver_jax.nn.cross_attention import QueryAlgorithm  # noqa: E402
 from perceiver_jax.nn.tokens import Tokens  # noqa: E402
 
+_DIRECTIONS = ('forward', 'forward+backward')
 _ALGORITHMS = [a.name for a in QueryAlgorithm if a is not QueryAlgorithm.AUTO]
 
 
@@ -49,6 +50,9 @@ def main() -> None:
   parser.add_argument(
     '--algorithms', nargs='+', default=_ALGORITHMS, choices=_ALGORITHMS
   )
+  parser.add_argument(
+    '--directions', nargs='+', default=_DIRECTIONS, choices=_DIRECTIONS
+  )
   parser.add_argument('--chunk_sizes', type=int, nargs='+', default=[None])
   parser.add_argument('--repeats', type=int, default=3)
   parser.add_argument('--max_gib', type=float, default=6.0)
@@ -57,8 +61,8 @@ def main() -> None:
   rows = []
   print('case queries direction algorithm chunk | s ratio | MiB ratio | error')
   for name in options.cases:
-    for backward in (False, True):
-      rows += _compare(name, options, backward=backward)
+    for direction in options.directions:
+      rows += _compare(name, direction, options)
   if options.json:
     options.json.write_text(json.dumps(rows, indent=2))
 
@@ -88,7 +92,7 @@ CASES = {'flow': _flow, 'video': _video}
 
 
 def _compare(
-  name: str, options: argparse.Namespace, *, backward: bool
+  name: str, direction: str, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
   """Measures all algorithms on one case; prints and returns rows."""
   config, queries = CASES[name](options.fraction)
@@ -108,7 +112,7 @@ def _compare(
     for size in ([None] if name == 'PLAIN' else options.chunk_sizes)
   ]
   programs = {
-    variant: jax.jit(_program(config, queries, *variant, backward=backward))
+    variant: jax.jit(_program(config, queries, *variant, direction))
     .lower(*arguments)
     .compile()
     for variant in variants
@@ -118,7 +122,7 @@ def _compare(
     {
       'case': name,
       'fraction': options.fraction,
-      'direction': 'forward + backward' if backward else 'forward',
+      'direction': direction,
       'algorithm': algorithm.name,
       'chunk_size': size,
       'bytes': program.memory_analysis().temp_size_in_bytes,
@@ -162,8 +166,7 @@ def _program(
   queries: Any,
   algorithm: QueryAlgorithm,
   chunk_size: int | None,
-  *,
-  backward: bool,
+  direction: str,
 ) -> Any:
   config = config.copy()
   config.decoder.query_algorithm = algorithm
@@ -180,7 +183,7 @@ def _program(
     outputs, pull = jax.vjp(forward, *arguments)
     return outputs, pull(jax.tree.map(jnp.sin, outputs))
 
-  return forward_and_backward if backward else forward
+  return forward if direction == 'forward' else forward_and_backward
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -194,6 +194,8 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     for size, panel in zip(sizes, line, strict=True):
       _draw_panel(panel, rows, size, cost)
     line[0].set_ylabel(COSTS[cost])
+    if cost == 'compile_seconds':
+      line[0].set_ylim(bottom=0.0)
   for size, panel in zip(sizes, panels[-1], strict=True):
     panel.set_xlabel(LABELS[size])
   figure.legend(
@@ -222,9 +224,7 @@ def _draw_panel(
       label=contender,
     )
   values, costs = zip(*_points(rows, size, cost, 'ours'), strict=True)
-  if cost == 'compile_seconds':
-    panel.set_ylim(bottom=0.0)
-  else:
+  if cost != 'compile_seconds':
     panel.set_yscale('log')
     # Through the last point, as far down as costs go.
     first = max(values[0], values[-1] * min(costs) / costs[-1])

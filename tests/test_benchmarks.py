@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 
@@ -151,3 +153,26 @@ def test_decoders_that_need_too_much_memory_are_not_run(tmp_path):
     assert plain['seconds'] is None and plain['bytes'] > 0.3 * 2**30
     assert absorbed['seconds'] > 0 and absorbed['bytes'] < 0.3 * 2**30
   assert table.count('not run') == 2
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_have_options_and_values_that_exist():
+  page = (ROOT / 'docs' / 'performance.md').read_text()
+  commands = re.findall(r'`python\s+benchmarks/([^`]+)`', page)
+  scripts = set()
+  for command in commands:
+    script, *arguments = shlex.split(command)
+    # Without the work: --help comes after the values have been read.
+    text = _run(script, *arguments, '--help')
+    for argument in arguments:
+      if argument.startswith('--'):
+        assert argument.split('=')[0] in text
+    scripts.add(script)
+  assert scripts == {
+    'accelerator.py',
+    'cross_attention.py',
+    'decoder.py',
+    'scaling.py',
+    'step_memory.py',
+    'train_step.py',
+  }
