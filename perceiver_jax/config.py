@@ -256,6 +256,8 @@ def _decoded(annotation: Any, value: Any) -> Any:
     is_enum = isinstance(option, type) and issubclass(option, enum.Enum)
     if is_enum and isinstance(value, str) and value in option.__members__:
       return option[value]
+    if isinstance(value, bool) and hasattr(option, 'of_bool'):
+      return option.of_bool(value)  # The field was a switch before.
   return value
 
 

@@ -4,7 +4,9 @@ import pickle
 
 import pytest
 
-from perceiver_jax.config import Config, from_json
+from perceiver_jax.config import Config, from_dict, from_json
+from perceiver_jax.nn.blocks import SelfAttendConfig
+from perceiver_jax.nn.repeat import Remat
 
 
 class Color(enum.Enum):
@@ -184,3 +186,12 @@ def test_items_of_a_dict_are_fields_of_their_own(travels):
   shop.prices['horn'] = 4
   assert shop.prices == {'bell': 3.0, 'horn': 4.0}
   assert type(shop.prices['horn']) is float
+
+
+@pytest.mark.parametrize(
+  ('saved', 'remat'), [(True, Remat.ALL), (False, Remat.NONE)]
+)
+def test_saved_switch_of_remat_is_read(saved, remat):
+  block = SelfAttendConfig(remat=Remat.CHEAP)
+  loaded = from_dict(block.to_dict() | {'remat': saved})
+  assert loaded.remat is remat

@@ -33,6 +33,11 @@ class Remat(enum.Enum):
   CHEAP = enum.auto()
   ALL = enum.auto()
 
+  @classmethod
+  def of_bool(cls, value: bool) -> 'Remat':
+    """Returns what a config says that was saved when this was a switch."""
+    return cls.ALL if value else cls.NONE
+
 
 # A product with weights has no batch axes: linear layers see rows.
 _POLICIES = {
