@@ -66,7 +66,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     None,
     'With --distributed: a process of which the first one has not heard for so '
     'long counts as dead, which ends the others. It must be longer than a host '
-    f'or the network may pause. {_DEFAULT_HEARTBEAT_TIMEOUT_SECS} unless given.',
+    'or the network may pause. '
+    f'{_DEFAULT_HEARTBEAT_TIMEOUT_SECS} unless given.',
     flag_values=flag_values,
   )
 

@@ -28,9 +28,9 @@ def _tpu(flops: float) -> _Peak:
 
 _A100 = _Peak(312e12, 156e12, 19.5e12)
 
-# By `jax.Device.device_kind`, as JAX's `pallas/mosaic/tpu_info.py` lists those of
-# TPUs. A device of v2, v3 and TPU7x is one of the two cores of a chip; of the
-# others it is a chip.
+# By `jax.Device.device_kind`, as JAX's `pallas/mosaic/tpu_info.py` lists those
+# of TPUs. A device of v2, v3 and TPU7x is one of the two cores of a chip; of
+# the others it is a chip.
 _PEAKS = {
   'TPU v2': _tpu(46e12 / 2),  # The same file of JAX.
   # docs.cloud.google.com/tpu/docs/: v3, v4, v5e, v5p, v6e and tpu7x, of a chip.
