@@ -40,6 +40,8 @@ def test_lists_are_read_as_they_are_published(tmp_path):
     ('tooshort, 30.000, 40.000, "/m/04rlf"', 'the id of a video'),
     ('-abcdefg_-1, 30.000, 40.000, "/m/nosuch"', r"got \['/m/nosuch'\]"),
     ('-abcdefg_-1, 30.000, 40.000, ""', r"labels of class_lab.* got \[''\]"),
+    ('-abcdefg_-1, 30.000, 40.000, "/m/04rlf', 'quotes in pairs'),
+    ('-abcdefg_-1, 30.000, 40.000, "/m/04rlf"/m/0838f', 'quotes in pairs'),
   ],
 )
 def test_bad_line_of_a_list_is_refused_by_file_and_line(
@@ -53,7 +55,14 @@ def test_bad_line_of_a_list_is_refused_by_file_and_line(
 
 
 @pytest.mark.parametrize(
-  'line', ['2,/m/0838f', '3,/m/0838f,Water', '2,/m/09x0r,Water', '2,/m/x,Music']
+  'line',
+  [
+    '2,/m/0838f',
+    '3,/m/0838f,Water',
+    '2,/m/09x0r,Water',
+    '2,/m/x,Music',
+    '2,/m/0838f,"Water',
+  ],
 )
 def test_bad_line_of_the_classes_is_refused_by_file_and_line(line, tmp_path):
   path = epath.Path(tmp_path, 'class_labels_indices.csv')
@@ -62,6 +71,19 @@ def test_bad_line_of_the_classes_is_refused_by_file_and_line(line, tmp_path):
   with pytest.raises(ValueError) as error:
     segments.read_classes(path)
   assert f'{path}, line 4, must' in str(error.value)
+
+
+def test_list_that_is_no_text_is_refused(tmp_path):
+  path = epath.Path(tmp_path, 'eval_segments.csv')
+  path.write_bytes(b'\x1f\x8b\x08')  # As a packed file begins.
+  with pytest.raises(ValueError, match=f'{path} must be text in UTF-8, got'):
+    segments.read_segments(path, _MIDS)
+
+
+def test_byte_order_mark_of_an_editor_is_no_part_of_a_list(tmp_path):
+  path = epath.Path(tmp_path, 'eval_segments.csv')
+  path.write_text(f'\ufeff# a comment\n{_GOOD}')
+  assert len(segments.read_segments(path, _MIDS)) == 1
 
 
 def test_list_without_lines_is_refused(tmp_path):

@@ -89,12 +89,29 @@ def read_segments(path: epath.Path, mids: list[str]) -> list[Segment]:
 
 
 def _rows(path: epath.Path) -> Iterator[tuple[str, list[str]]]:
-  """Yields the lines but for comments, each with its place for messages."""
-  lines = path.read_text(encoding='utf-8').splitlines()
-  reader = csv.reader(lines, skipinitialspace=True)
-  for row in reader:
-    if row and not row[0].startswith('#'):
-      yield f'{path}, line {reader.line_num},', row
+  """Yields the lines but for comments, each with its place for messages.
+
+  Raises:
+    ValueError: it is no text, or a quote is left open.
+  """
+  try:
+    text = path.read_text(encoding='utf-8')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} must be text in UTF-8, got: {error}.') from error
+  # Some editors begin a file with a byte order mark.
+  lines = text.removeprefix('\ufeff').splitlines()
+  for number, line in enumerate(lines, start=1):
+    place = f'{path}, line {number},'
+    try:
+      # Each line by itself, for an open quote takes what follows in.
+      rows = list(csv.reader([line], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+      raise ValueError(
+        f'{place} must have quotes in pairs, got {line!r}: {error}.'
+      ) from error
+    for row in rows:
+      if row and not row[0].startswith('#'):
+        yield place, row
 
 
 def _segment(place: str, row: list[str], indices: dict[str, int]) -> Segment:
