@@ -249,8 +249,9 @@ exec {ffmpeg} "$@"
 """
 
 
+@pytest.mark.parametrize('blow', [signal.SIGKILL, signal.SIGINT])
 def test_killed_preparation_goes_on_where_it_stopped(
-  manual_dir, data_dir, tmp_path
+  blow, manual_dir, data_dir, tmp_path
 ):
   log, slow = tmp_path / 'log', tmp_path / 'ffmpeg'
   slow.write_text(_SLOW_FFMPEG.format(log=log, ffmpeg=ffmpeg.executable()))
@@ -259,14 +260,19 @@ def test_killed_preparation_goes_on_where_it_stopped(
   command += [f'--manual_dir={manual_dir}', f'--data_dir={tmp_path}']
   command += ['--segments_per_shard=2', '--num_threads=1']
   environment = os.environ | {'IMAGEIO_FFMPEG_EXE': str(slow)}
-  first = subprocess.Popen(command, env=environment)
+  first = subprocess.Popen(
+    command, env=environment, stderr=subprocess.PIPE, text=True
+  )
   unfinished = tmp_path / 'audioset_unfinished'
   deadline = time.monotonic() + 60
   while not list(unfinished.glob('*00001-of-00004.done.json')):
     assert time.monotonic() < deadline and first.poll() is None
     time.sleep(0.01)
-  first.send_signal(signal.SIGKILL)
-  first.wait()
+  first.send_signal(blow)
+  _, said = first.communicate(timeout=60)
+  if blow == signal.SIGINT:
+    assert said.endswith('the same command goes on where this one stopped.\n')
+    assert 'Traceback' not in said
   assert not (tmp_path / 'audioset' / '1.0.0').exists()
   log.unlink()
   second = subprocess.run(
@@ -426,3 +432,39 @@ def test_part_that_is_no_part_is_refused(part, capsys):
   assert f"--part: must be I/N, such as 1/2, got '{part}'" in (
     capsys.readouterr().err
   )
+
+
+def test_flags_of_beam_that_no_shell_takes_are_refused(capsys):
+  command = ['prepare', '--manual_dir=m', '--data_dir=d']
+  with pytest.raises(SystemExit):
+    main([*command, "--beam_options='--runner"])
+  assert '--beam_options: must be flags as' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('start', 'part', 'message'),
+  [
+    (30, '1/1', 'got none of the 1 of part 1/1'),
+    (3, '2/2', 'got none of the 0 of part 2/2'),
+  ],
+)
+def test_clips_of_which_none_is_listed_are_refused(
+  start, part, message, manual_dir, tmp_path
+):
+  directory = tmp_path / 'manual'
+  audioset_clips.write_classes(directory)
+  audioset_clips.write_list(
+    directory, 'eval', [(IDS[0], start, start + 2, [0])]
+  )
+  (directory / 'clips').symlink_to(manual_dir / 'clips')
+  with pytest.raises(SystemExit, match=message) as error:
+    main(
+      [
+        'prepare',
+        f'--manual_dir={directory}',
+        f'--data_dir={tmp_path}',
+        f'--part={part}',
+      ]
+    )
+  assert f'{directory}/clips must have' in error.value.code
+  assert not (tmp_path / 'audioset_unfinished').exists()

@@ -38,13 +38,15 @@ def _prepare(arguments: argparse.Namespace) -> Audioset:
     segments_per_shard=arguments.segments_per_shard,
     part=arguments.part,
   )
-  options = arguments.beam_options
-  return prepare(
-    arguments.manual_dir,
-    arguments.data_dir,
-    preparation,
-    None if options is None else shlex.split(options),
-  )
+  try:
+    return prepare(
+      arguments.manual_dir,
+      arguments.data_dir,
+      preparation,
+      arguments.beam_options,
+    )
+  except KeyboardInterrupt:
+    sys.exit('Interrupted; the same command goes on where this one stopped.')
 
 
 def _merge(arguments: argparse.Namespace) -> Audioset:
@@ -59,6 +61,15 @@ def _part(text: str) -> tuple[int, int]:
       f'must be I/N, such as 1/2, got {text!r}.'
     ) from error
   return number, count
+
+
+def _flags(text: str) -> list[str]:
+  try:
+    return shlex.split(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(
+      f'must be flags as a shell takes them, got {text!r}: {error}.'
+    ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   command.add_argument(
     '--beam_options',
+    type=_flags,
     help="to do it by Apache Beam: its flags, such as '--runner=DirectRunner'",
   )
   _add_data_dir(command)

@@ -157,7 +157,8 @@ class Audioset(dataset_builder.FileReaderBuilder):
 
     Raises:
       OSError: a file or a directory is missing.
-      ValueError: a list is wrong, or what was begun before was something else.
+      ValueError: a list is wrong, no segment has a file, or what was begun
+        before was something else.
     """
     classes_file = manual_dir / segments.CLASSES_FILE
     classes = segments.read_classes(classes_file)
@@ -177,11 +178,25 @@ class Audioset(dataset_builder.FileReaderBuilder):
       for split, path in lists.items()
     }
     files = ClipFiles(manual_dir / CLIPS_DIRECTORY)
-    self._begin([classes_file, *lists.values()])
-    return {
+    shards = {
       split: self._shards_of(split, all_segments, files, list(classes.values()))
       for split, all_segments in listed.items()
     }
+    paths = [
+      path
+      for of_split in shards.values()
+      for shard in of_split
+      for _, path in shard.segments
+    ]
+    if not any(paths):
+      number, count = self._preparation.part
+      raise ValueError(
+        f'{manual_dir / CLIPS_DIRECTORY} must have the clip of one listed '
+        f'segment at least, got none of the {len(paths)} of part '
+        f'{number}/{count}.'
+      )
+    self._begin([classes_file, *lists.values()])
+    return shards
 
   def _shards_of(
     self,
