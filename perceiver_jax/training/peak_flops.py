@@ -43,17 +43,22 @@ _PEAKS = {
   'TPU v6 lite': _tpu(918e12),
   'TPU v6e': _tpu(918e12),
   'TPU7x': _tpu(2307e12 / 2),
-  # NVIDIA's data sheets of A100, H100, H200 and L4; half of what they give
-  # with sparsity.
+  # NVIDIA states what its tensor cores do with structured sparsity: twice this.
+  # www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/
+  # nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf, of all four.
   'NVIDIA A100-PCIE-40GB': _A100,
   'NVIDIA A100-SXM4-40GB': _A100,
   'NVIDIA A100-SXM4-80GB': _A100,
   'NVIDIA A100 80GB PCIe': _A100,
+  # resources.nvidia.com/en-us-tensor-core/nvidia-tensor-core-gpu-datasheet.
   'NVIDIA H100 PCIe': _Peak(756.5e12, 378e12, 51e12),
+  # www.nvidia.com/en-us/data-center/h100/: NVL, SXM.
   'NVIDIA H100 NVL': _Peak(835.5e12, 417.5e12, 60e12),
   'NVIDIA H100 80GB HBM3': _Peak(989.5e12, 494.5e12, 67e12),
+  # www.nvidia.com/en-us/data-center/h200/: NVL, SXM.
   'NVIDIA H200 NVL': _Peak(835.5e12, 417.5e12, 60e12),
   'NVIDIA H200': _Peak(989.5e12, 494.5e12, 67e12),
+  # resources.nvidia.com/en-us-data-center-overview/l4-gpu-datasheet.
   'NVIDIA L4': _Peak(121e12, 60e12, 30.3e12),
 }
 
