@@ -120,7 +120,29 @@ def test_a_metric_must_be_a_scalar(tmp_path, value):
     writer.write(1, 'train', {'loss': value})
 
 
-def test_a_damaged_line_is_named(tmp_path):
-  (tmp_path / 'm.jsonl').write_text('{"step": 1}\n{"step\n{"step": 3}\n')
+@pytest.mark.parametrize(
+  'damaged',
+  [
+    b'{"step": 2, "split": "tr',
+    b'{"step": 2, "split": "tr\xf2in", "loss": 0.25}',
+    b'{"step": 2, "splat": "train", "loss": 0.25}',
+    b'{"stap": 2, "split": "train", "loss": 0.25}',
+    b'{"step": 2, "split": "train", "loss": "NcN"}',
+    b'{"step": 2, "split": "train", "loss": null}',
+    b'2',
+  ],
+)
+def test_a_damaged_line_is_named_and_left_out_by_a_run_that_goes_on(
+  tmp_path, caplog, damaged
+):
+  path = tmp_path / 'metrics.jsonl'
+  _write(tmp_path, [1, 2, 3])
+  first, _, third = path.read_bytes().splitlines()
+  text = b'\n'.join([first, damaged, third, b''])
+  path.write_bytes(text)
   with pytest.raises(ValueError, match=r'must be a JSON object.*in line 2'):
-    read_metrics(tmp_path / 'm.jsonl')
+    read_metrics(path)
+  _write(tmp_path, [4], resume_step=3)
+  assert [line['step'] for line in read_metrics(path)] == [1, 3, 4]
+  assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == text
+  assert '1 lines are left out, the first of them line 2' in caplog.text

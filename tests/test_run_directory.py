@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 import perceiver_jax
 from perceiver_jax.tasks.report import ClassReport
-from perceiver_jax.training import environment, loop
+from perceiver_jax.training import environment, loop, recorder
 from perceiver_jax.training.run_log import RunLog
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
@@ -94,13 +94,18 @@ def test_chosen_evaluations_leave_them_too_and_one_that_fails_ends_nothing(
       raise failures.pop()
     return save_report(report, directory)
 
+  def fill_disk(_):
+    raise OSError('no space for curves')
+
   monkeypatch.setattr(ClassReport, 'save', save)
+  monkeypatch.setattr(recorder, 'save_curves', fill_disk)
   config = tiny_job.tiny_config(
     digits_dir, evaluate_every_steps=1, report_every_steps=2, num_steps=5
   )
-  with caplog.at_level(logging.ERROR, logger='absl'):
-    loop.train(config, tmp_path)
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    assert loop.train(config, tmp_path)['step'] == 5
   assert 'no pictures: cannot draw' in caplog.text
+  assert 'no curves: no space for curves' in caplog.text
   assert {step for _, step in _pictures(tmp_path)} == {4, 5}
 
 

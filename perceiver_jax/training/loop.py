@@ -16,7 +16,6 @@ from perceiver_jax.training.alarm import Alarm
 from perceiver_jax.training.checkpoint import Checkpointer, check_writable
 from perceiver_jax.training.compatibility import check_config, check_run
 from perceiver_jax.training.config import TrainConfig
-from perceiver_jax.training.curves import save_curves
 from perceiver_jax.training.environment import append_environment
 from perceiver_jax.training.evaluation import make_evaluator
 from perceiver_jax.training.first_nan import NanCheck, make_nan_check
@@ -30,7 +29,6 @@ from perceiver_jax.training.job import (
   this_process,
   train_step,
 )
-from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
 from perceiver_jax.training.processes import check_shared, is_primary
 from perceiver_jax.training.pulse import Pulse
 from perceiver_jax.training.recorder import Recorder
@@ -103,10 +101,8 @@ def train(
       job, state, checkpointer, recorder, nan_check, pulse or Pulse()
     )
     _warn_if_cut_short(job, metrics)
-  # Without, if someone has removed them from a finished run.
-  file = epath.Path(workdir) / METRICS_FILE
-  if is_primary() and not is_cut_short(metrics) and read_metrics(file):
-    save_curves(workdir)
+    if is_primary() and not is_cut_short(metrics):
+      recorder.draw_curves()
   return metrics
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorboardX
+from absl import logging
 from etils import epath
 
 from perceiver_jax.training.histograms import Histogram
@@ -28,7 +29,9 @@ class MetricWriter:
 
   A run that goes on from a checkpoint repeats the steps after it. What their
   first writing left is forgotten at the start, a last line cut off by a kill
-  as well, so that the file becomes that of a run never interrupted.
+  as well, so that the file becomes that of a run never interrupted. Lines that
+  were damaged are reported and left out, and the file with them is kept as
+  `metrics.jsonl.damaged`.
 
   A context manager. In a run of many processes only the first one writes: the
   others give `is_primary=False`, and each call does nothing.
@@ -148,43 +151,65 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: a line before the last is not JSON.
+    ValueError: a line before the last is damaged.
   """
-  return _lines(epath.Path(path))
+  lines, damaged = _lines(epath.Path(path))
+  for number, text in damaged.items():
+    raise ValueError(
+      f'every line of {path} must be a JSON object with step and split, got '
+      f'{text!r} in line {number}.'
+    )
+  return lines
 
 
 def _forget_after(path: epath.Path, step: int | None) -> None:
-  """Takes the lines after a step, or all, and a torn last one from a file."""
+  """Takes the lines after a step, or all, and damaged ones from a file."""
   if not path.exists():
     return
-  lines = [] if step is None else _lines(path)
+  lines, damaged = ([], {}) if step is None else _lines(path)
   kept = [line for line in lines if line['step'] <= step]
+  if damaged:
+    aside = path.with_name(f'{path.name}.damaged')
+    path.copy(aside, overwrite=True)
+    logging.error(
+      '%s is damaged: %d lines are left out, the first of them line %d; as it '
+      'was, it is now %s.',
+      path,
+      len(damaged),
+      min(damaged),
+      aside.name,
+    )
   # Written beside it and renamed: a kill leaves the old file or the new.
   rewritten = path.with_name(f'{path.name}.tmp')
   rewritten.write_text(''.join(map(json_line, kept)))
   rewritten.replace(path)
 
 
-def _lines(path: epath.Path) -> list[dict[str, Any]]:
-  *complete, _ = path.read_text().split('\n')
-  lines = []
+def _lines(
+  path: epath.Path,
+) -> tuple[list[dict[str, Any]], dict[int, bytes]]:
+  """Returns the lines of a file, and by their number those that are none."""
+  *complete, _ = path.read_bytes().split(b'\n')
+  lines, damaged = [], {}
   for number, text in enumerate(complete, start=1):
     try:
-      line = json.loads(text)
-    except json.JSONDecodeError as error:
-      raise ValueError(
-        f'every line of {path} must be a JSON object, got {text!r} in line '
-        f'{number}.'
-      ) from error
-    lines.append(
-      {
-        name: float(value)
-        if name not in _RESERVED and isinstance(value, str)
-        else value
-        for name, value in line.items()
-      }
-    )
-  return lines
+      lines.append(_line(text))
+    except (ValueError, TypeError):
+      damaged[number] = text
+  return lines, damaged
+
+
+def _line(text: bytes) -> dict[str, Any]:
+  """Returns what `json_line` was given; raises what another line leads to."""
+  line = json.loads(text.decode())
+  if not isinstance(line, dict) or not (
+    isinstance(line.get('step'), int) and isinstance(line.get('split'), str)
+  ):
+    raise ValueError(f'a line must have a step and a split, got {line!r}.')
+  return {
+    name: value if name in _RESERVED else float(value)
+    for name, value in line.items()
+  }
 
 
 def json_line(line: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from etils import epath
 from perceiver_jax.data.prefetch import Prefetcher
 from perceiver_jax.progress import Progress
 from perceiver_jax.tasks.base import Batch, Report
+from perceiver_jax.training.curves import save_curves
 from perceiver_jax.training.histograms import make_histograms
 from perceiver_jax.training.job import Job
 from perceiver_jax.training.metrics import MetricWriter
@@ -148,6 +149,13 @@ class Recorder:
       except Exception as error:  # Whatever it is, it must not end the run.
         logging.error('The evaluation has no pictures: %s', error)
     self._restart(step)
+
+  def draw_curves(self) -> None:
+    """Draws what was written so far; a failure is logged, and ends nothing."""
+    try:
+      save_curves(self._workdir)
+    except Exception as error:  # Such as a disk that is full.
+      logging.warning('The run has no curves: %s', error)
 
   def _write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
     self._writer.write(step, split, metrics)
