@@ -43,9 +43,10 @@ _PEAKS = {
   'TPU v6 lite': _tpu(918e12),
   'TPU v6e': _tpu(918e12),
   'TPU7x': _tpu(2307e12 / 2),
-  # NVIDIA states what its tensor cores do with structured sparsity: twice this.
+  # What NVIDIA states with structured sparsity is twice this.
   # www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/
-  # nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf, of all four.
+  # nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf, of 80 GB; those of 40 GB
+  # compute as fast.
   'NVIDIA A100-PCIE-40GB': _A100,
   'NVIDIA A100-SXM4-40GB': _A100,
   'NVIDIA A100-SXM4-80GB': _A100,
