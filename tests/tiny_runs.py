@@ -14,7 +14,7 @@ import jax
 import tiny_job_config
 from absl import app
 
-from perceiver_jax.training import distributed, loop
+from perceiver_jax.training import distributed, loop, processes
 from perceiver_jax.xla_flags import set_cpu_flags
 
 distributed.define_flags()
@@ -44,7 +44,7 @@ def main(argv):
       config.data.data_dir = data_dir
       if what == 'eval':
         metrics = loop.evaluate(config, workdir, *report_dir, pulse=pulse)
-        if jax.process_index() == 0:
+        if processes.is_primary():
           path = pathlib.Path(*report_dir) / 'metrics.json'
           path.write_text(json.dumps(metrics))
       elif what == 'at_odds':
