@@ -4,43 +4,19 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
+import poisoned
 import pytest
 import tiny_job
+from poisoned import LogOfNegativeTask
 
 from perceiver_jax.data.base import train_example_indices
 from perceiver_jax.modalities.image import ConvEmbedding
 from perceiver_jax.nn.repeat import Remat
-from perceiver_jax.tasks.classification import ClassificationTask
 from perceiver_jax.training import loop
 from perceiver_jax.training.loss_scaling import LossScaling
 from perceiver_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
-
-
-class LogOfNegativeTask(ClassificationTask):
-  """Has the logarithm of a negative number in its third loss, on one device.
-
-  Attributes:
-    is_infinite: it is the logarithm of zero instead.
-  """
-
-  is_infinite: bool = False
-
-  def make(self, model):
-    task = super().make(model)
-
-    def loss(params, state, rng, batch):
-      value, (new_state, metrics) = task.loss(params, state, rng, batch)
-      # How often the statistics of batch norm were updated.
-      count = state['inputs/stem/batch_norm/~/mean_ema']['counter']
-      is_last = jax.lax.axis_index('devices') == jax.device_count() - 1
-      bad = 0.0 if self.is_infinite else -1.0
-      x = jnp.where((count == 2) & is_last, bad, 1.0) + 0.0 * value
-      return value - jnp.log(x), (new_state, metrics)
-
-    return task._replace(loss=loss)
 
 
 def _config(digits_dir, **fields):
@@ -64,8 +40,10 @@ def test_first_nan_ends_the_run_and_is_named(digits_dir, tmp_path):
   assert re.search(r'got loss nan and gradient_norm .* in step 3\.', message)
   assert f'The first NaN on device {jax.device_count() - 1} is of' in message
   place = re.search(r'the operation log, from (.*), line (\d+)', message)
-  assert place and place[1] == __file__
-  line = pathlib.Path(__file__).read_text().splitlines()[int(place[2]) - 1]
+  assert place and place[1] == poisoned.__file__
+  line = (
+    pathlib.Path(poisoned.__file__).read_text().splitlines()[int(place[2]) - 1]
+  )
   assert 'jnp.log(x)' in line
   indices = train_example_indices(config.data, seed=0, step=2)
   assert ', '.join(map(str, indices)) in message

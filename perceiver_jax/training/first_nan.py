@@ -21,6 +21,7 @@ from jax.experimental import checkify
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import parallel
 from perceiver_jax.training.job import Job
+from perceiver_jax.training.processes import texts_of_all
 from perceiver_jax.training.state import TrainState
 from perceiver_jax.training.step import make_gradients
 
@@ -75,23 +76,33 @@ def make_nan_check(job: Job) -> NanCheck:
 
 
 def _origin(error: checkify.Error) -> str:
-  """Says what made the first NaN, on devices of this process."""
+  """Says what made the first NaN, on a device of any process."""
   exception = jax.device_get(error).get_exception()
-  if exception is None:
-    return (
-      'No operation made a NaN on a device of this process: a number was '
-      'infinite, or another process says more.'
-    )
-  found = exception.error_mapping
+  found = {} if exception is None else exception.error_mapping
   made = {
     place: nan
     for place, nan in found.items()
     if not nan.prim.startswith(_COLLECTIVES)
   }
-  (device, *_), nan = next(iter((made or found).items()))
+  # A process in which none was made has those that a collective brought.
+  for of_this_process in (made, found):
+    for said in texts_of_all(_spelled(of_this_process)):
+      if said:
+        return said
+  return 'No operation made a NaN: a number was infinite.'
+
+
+def _spelled(found: Mapping[tuple[int, ...], Any]) -> str:
+  """Says where one of the first NaN of this process is from, if any."""
+  if not found:
+    return ''
+  (device, *_), nan = next(iter(found.items()))
+  process = (
+    f' of process {jax.process_index()}' if jax.process_count() > 1 else ''
+  )
   return (
-    f'The first NaN on device {jax.local_devices()[device].id} is of the '
-    f'operation {nan.prim}, {_place(nan.traceback_info)}.'
+    f'The first NaN on device {jax.local_devices()[device].id}{process} is of '
+    f'the operation {nan.prim}, {_place(nan.traceback_info)}.'
   )
 
 

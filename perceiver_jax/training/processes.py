@@ -22,6 +22,20 @@ def anywhere(is_true: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.array(is_true))))
 
 
+def texts_of_all(text: str) -> list[str]:
+  """Returns what each process gives, in their order; all must call this."""
+  if jax.process_count() == 1:
+    return [text]
+  data = np.frombuffer(text.encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(data.size))
+  # One zero at least, for no array may be empty.
+  padded = np.pad(data, (0, int(sizes.max()) + 1 - data.size))
+  rows = multihost_utils.process_allgather(padded)
+  return [
+    row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
 def meet(where: str) -> None:
   """Waits until every process is there."""
   if jax.process_count() > 1:
