@@ -44,11 +44,14 @@ def runs(digits_dir, tmp_path_factory):
   one, two, back, forth = (
     root / name for name in ('one', 'two', 'back', 'forth')
   )
+  # Weights and their average, of which each device has a part.
+  started = f'started={one}/resumable:4'
   _run(
     digits_dir,
     [
       f'{one}/plain::6',
       f'{one}/resumable:resumable:6',
+      f'{one}/started:{started}',
       f'{one}/resumable:resumable:eval:{one}/report',
       f'{forth}:resumable:4',
     ],
@@ -57,6 +60,7 @@ def runs(digits_dir, tmp_path_factory):
   ended = _run(
     digits_dir,
     [
+      f'{two}/started:{started}',
       f'{two}/plain::6',
       f'{two}/resumable:resumable:6',
       f'{one}/resumable:resumable:eval:{two}/report',
@@ -126,6 +130,15 @@ def test_two_processes_come_to_the_numbers_of_one(runs, digits_dir, variant):
   states = [_state(workdir, digits_dir, variant) for workdir in (two, one)]
   assert [step for _, step in states] == [6, 6]
   _assert_close(states[0][0], states[1][0])
+
+
+def test_two_processes_start_from_the_same_weights_as_one(runs):
+  one, two = (_lines(runs / count / 'started') for count in ('one', 'two'))
+  assert len(one) == 6
+  _assert_equal_lines(two, one)
+  # The weights are those of the end of another run.
+  random = _lines(runs / 'one' / 'resumable')
+  assert abs(one[1, 'train']['loss'] - random[1, 'train']['loss']) > 1e-3
 
 
 def test_evaluation_sees_each_example_once_on_two_processes(runs):
@@ -199,6 +212,29 @@ def test_killed_process_ends_the_others_and_nothing_is_lost(
   whole = _lines(tmp_path / 'run')
   trained = [step for step, split in whole if split == 'train']
   assert trained == list(range(1, step + 3))
+
+
+def test_all_processes_name_the_operation_that_made_the_first_nan(
+  digits_dir, tmp_path
+):
+  command = [
+    *many_processes.TRAIN,
+    '--config=tests/tiny_job_config.py:log_of_negative',
+    f'--config.data.data_dir={digits_dir}',
+    f'--workdir={tmp_path}',
+    '--debug_nans',
+  ]
+  ended = many_processes.run(command, num_processes=2, num_devices=4)
+  for process in ended:
+    assert process.returncode not in (0, None), process.stderr
+  # The other may be ended before it has said so, too.
+  said = ''.join(process.stderr for process in ended)
+  assert re.search(
+    r'in step 3\. The first NaN on device \d+ of process 1 is of the operation '
+    r'log, from .*poisoned\.py, line',
+    said,
+  )
+  assert 'operation psum' not in said
 
 
 def test_stopped_process_ends_the_others(command, tmp_path, digits_dir):

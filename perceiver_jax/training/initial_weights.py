@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from perceiver_jax.config import Config, from_dict
@@ -93,13 +94,13 @@ class InitialWeights(Config):
       )
     flat.check(self.path, learned, wanted)
     placed = {
-      key: jax.device_put(jnp.asarray(array), random[key].sharding)
+      key: _placed_like(random[key], np.asarray(array))
       for key, array in learned.items()
     }
     params, model_state = flat.unflatten(random | placed)
     # A copy, because an update is given the memory of each.
     ema_params = jax.tree.map(
-      lambda new, old: jax.device_put(jnp.copy(new), old.sharding),
+      lambda new, old: _placed_like(old, np.array(new)),
       params if state.ema_params else {},
       state.ema_params,
     )
@@ -168,6 +169,13 @@ def load_workdir(workdir: str | os.PathLike[str]) -> Pretrained:
     state = checkpointer.restore_as_saved()
   params = state.get('ema_params') or state['params']
   return Pretrained(config, params, state['model_state'])
+
+
+def _placed_like(leaf: jax.Array, array: np.ndarray) -> jax.Array:
+  """Moves what every process has to the devices that hold `leaf`."""
+  return jax.make_array_from_callback(
+    array.shape, leaf.sharding, array.__getitem__
+  )
 
 
 def _resized(
