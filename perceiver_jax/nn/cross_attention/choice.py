@@ -17,8 +17,11 @@ from perceiver_jax.nn.cross_attention.separable import (
 )
 from perceiver_jax.nn.tokens import AnyTokens, Tokens
 
-# More attention weights than this, in one example, are computed in chunks.
+# More attention weights than this, in one example, are computed in chunks. On a
+# grid chunks save building it, too: measured, they are as fast with 2**16, and
+# need half the memory.
 _MAX_WEIGHTS = 2**20
+_MAX_GRID_WEIGHTS = 2**16
 
 
 class Algorithm(enum.Enum):
@@ -97,11 +100,13 @@ def _absorbing(
   """Returns how absorbed queries read a block, if it is not forced."""
   if algorithm in (Algorithm.ABSORBED, Algorithm.CHUNKED):
     return algorithm
-  is_large = num_rows * block.num_tokens > _MAX_WEIGHTS
+  num_weights = num_rows * block.num_tokens
   is_forced = algorithm is Algorithm.SEPARABLE
-  if is_separable(block) and (is_large or is_forced):
+  if is_separable(block) and (num_weights > _MAX_GRID_WEIGHTS or is_forced):
     return Algorithm.SEPARABLE
-  return Algorithm.CHUNKED if is_large else Algorithm.ABSORBED
+  if num_weights > _MAX_WEIGHTS:
+    return Algorithm.CHUNKED
+  return Algorithm.ABSORBED
 
 
 def _prepared(block: Tokens, algorithm: Algorithm) -> AbsorbingInputs:

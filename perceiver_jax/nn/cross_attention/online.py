@@ -170,9 +170,15 @@ class _Chunk(NamedTuple):
 
   def sums(self, weights: Array) -> tuple[Array, Array | None, Array | None]:
     """Returns sums times content, by lead and by last coordinate."""
-    # In float32 on a CPU, products of each lead coordinate are the fastest.
-    content = matmul('blxr,blxc->blcr', weights, self.factors.content)
-    content = jnp.sum(content, axis=1)
+    content = self.factors.content
+    width, num_channels = content.shape[2:]
+    if num_channels > width:
+      content = matmul('blxr,blxc->bcr', weights, content)
+    else:
+      # As long as these are smaller than the weights, products of each lead
+      # coordinate are faster: XLA copies and transposes less on a CPU.
+      content = matmul('blxr,blxc->blcr', weights, content)
+      content = jnp.sum(content, axis=1)
     if self.factors.lead is None:
       return content, None, None
     return content, jnp.sum(weights, axis=2), jnp.sum(weights, axis=1)
