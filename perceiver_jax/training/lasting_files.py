@@ -27,8 +27,8 @@ class LineFile:
   def __init__(self, path: epath.Path) -> None:
     self._path = path
     self._unwritten = ''
-    self._file = path.open('a')
-    self._size = path.stat().length
+    self._file = _opened(path, 'a')
+    self._size = 0 if is_in_bucket(path) else path.stat().length
 
   def add(self, line: str) -> None:
     """Writes a line, which is on disk afterwards unless that fails."""
@@ -68,7 +68,7 @@ class LineFile:
       logging.error('%s cannot be written to: it is gone.', self._path)
       self._path.parent.mkdir(parents=True, exist_ok=True)
       self._size = 0
-    self._file = self._path.open('a')
+    self._file = _opened(self._path, 'a')
 
 
 def lasting(directory: str | os.PathLike[str]) -> str:
@@ -99,7 +99,7 @@ class _EventFile:
 
   def __init__(self, path: epath.Path) -> None:
     self._path = path
-    self._file = path.open('wb')
+    self._file = _opened(path, 'wb')
     self._has_failed = False
 
   def write(self, record: bytes) -> None:
@@ -127,7 +127,44 @@ class _EventFile:
       )
 
 
-def _close(file: IO[Any]) -> None:
+class _BucketFile:
+  """A file in a bucket, where files are only written whole.
+
+  What `epath` opens there is no file but a context, whose end writes it.
+
+  Args:
+    path: the file.
+    content: what it begins with.
+
+  Raises:
+    OSError: it cannot be written, here or in `flush`.
+  """
+
+  def __init__(self, path: epath.Path, content: bytes) -> None:
+    self._path, self._content = path, bytearray(content)
+    self.flush()
+
+  def write(self, data: str | bytes) -> None:
+    self._content += data.encode() if isinstance(data, str) else data
+
+  def flush(self) -> None:
+    try:
+      self._path.write_bytes(bytes(self._content))
+    except Exception as error:  # TensorFlow's errors are no OSError.
+      raise OSError(str(error)) from error
+
+  def close(self) -> None:
+    """Does nothing: what matters was flushed."""
+
+
+def _opened(path: epath.Path, mode: str) -> IO[Any] | _BucketFile:
+  if not is_in_bucket(path):
+    return path.open(mode)
+  is_kept = mode == 'a' and path.exists()
+  return _BucketFile(path, path.read_bytes() if is_kept else b'')
+
+
+def _close(file: IO[Any] | _BucketFile) -> None:
   # What goes wrong was reported when it was written to.
   with contextlib.suppress(OSError):
     file.close()
