@@ -100,8 +100,13 @@ def train(
     metrics = _run(
       job, state, checkpointer, recorder, nan_check, pulse or Pulse()
     )
-    _warn_if_cut_short(job, metrics)
-    if is_primary() and not is_cut_short(metrics):
+    if is_cut_short(metrics):
+      logging.warning(
+        'Told to stop after step %d of %d; the same command goes on there.',
+        metrics['step'],
+        job.num_steps,
+      )
+    elif is_primary():
       recorder.draw_curves()
   return metrics
 
@@ -264,15 +269,6 @@ def _evaluate(
 def is_cut_short(metrics: Mapping[str, float]) -> bool:
   """Returns whether `train` was told to stop, by what it returned."""
   return metrics.keys() == {'step'}
-
-
-def _warn_if_cut_short(job: Job, metrics: Mapping[str, float]) -> None:
-  if is_cut_short(metrics):
-    logging.warning(
-      'Told to stop after step %d of %d; the same command goes on there.',
-      metrics['step'],
-      job.num_steps,
-    )
 
 
 def _is_due(job: Job, step: int) -> bool:
