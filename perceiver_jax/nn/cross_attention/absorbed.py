@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.arrays import register_pytree
+from perceiver_jax.nn.cross_attention import online
 from perceiver_jax.nn.cross_attention.absorption import AbsorbingInputs, Average
 from perceiver_jax.nn.cross_attention.base import (
   MASKED_LOGIT,
@@ -40,12 +41,7 @@ class Absorbed(AbsorbingInputs):
     return self.normalised.shape[-1]
 
   def logits(self, rows: Float[Array, 'B R C']) -> Float[Array, 'B R M']:
-    return jnp.einsum(
-      'brc,bmc->brm',
-      rows.astype(self.normalised.dtype),
-      self.normalised,
-      preferred_element_type=jnp.float32,
-    )
+    return online.matmul('brc,bmc->brm', rows, self.normalised)
 
   def average(
     self,
@@ -53,7 +49,6 @@ class Absorbed(AbsorbingInputs):
     mask: Bool[Array, 'B M'] | None,
     dropout: Dropout | None,
   ) -> Average:
-    normalised = self.normalised
     logits = self.logits(rows)
     if mask is not None:
       logits = jnp.where(mask[:, None], logits, MASKED_LOGIT)
@@ -62,12 +57,7 @@ class Absorbed(AbsorbingInputs):
     if dropout is not None:
       tokens = jnp.arange(self.num_inputs)
       weights = weights * dropout.factors(tokens, weights.shape[:2])
-    average = jnp.einsum(
-      'brm,bmc->brc',
-      weights.astype(normalised.dtype),
-      normalised,
-      preferred_element_type=jnp.float32,
-    )
+    average = online.matmul('brm,bmc->brc', weights, self.normalised)
     total = jnp.sum(weights, axis=-1)
     if dropout is None:
       total = jax.lax.stop_gradient(total)
