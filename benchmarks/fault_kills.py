@@ -17,6 +17,7 @@ from fault_runs import (
   good_steps,
   job_config,
   last_logged_step,
+  metrics,
 )
 from fault_table import Row, Trial, tried
 
@@ -113,6 +114,17 @@ _KINDS = (
 )
 
 
+def _kept(config: TrainConfig, baseline: pathlib.Path, saved: int) -> set[int]:
+  """Returns the steps whose checkpoints stay in a run that saved one more."""
+  periodic = range(0, config.num_steps + 1, config.checkpoint.every_steps)[1:]
+  checkpoints = dict.fromkeys([*periodic, saved]) | {
+    line['step']: line
+    for line in metrics(baseline)
+    if line['split'] == config.data.eval_split
+  }
+  return config.checkpoint.kept(checkpoints)
+
+
 def _trial(
   launcher: Launcher,
   baseline: pathlib.Path,
@@ -148,8 +160,9 @@ def _trial(
   if again.wait() != 0:
     return Trial(seen, [*lost, f'started again, it ended with:\n{again.text}'])
   lost += differences(workdir, baseline)
-  if missing := set(good_steps(baseline)) - set(good_steps(workdir)):
-    lost.append(f'the checkpoints {missing} are not kept')
+  kept, expected = set(good_steps(workdir)), _kept(config, baseline, saved)
+  if kept != expected:
+    lost.append(f'the checkpoints {kept} are kept, not {expected}')
   if not has_ended and (first := first_step(again)) != saved + 1:
     lost.append(f'went on with step {first} after step {saved}')
   return Trial(seen, lost)
