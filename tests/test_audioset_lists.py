@@ -153,3 +153,20 @@ def test_directory_without_clips_is_refused(tmp_path):
   (tmp_path / 'my song.mp3').write_text('')
   with pytest.raises(ValueError, match=r"got \['my song.mp3'\]"):
     ClipFiles(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize('other', ['balanced_train', 'unbalanced_train'])
+def test_segment_that_is_listed_twice_is_refused(other):
+  one, late, two = (
+    segments.Segment(video_id, start, start + 10, (0,))
+    for video_id, start in (('one', 3.0), ('one', 30.0), ('two', 3.0))
+  )
+  listed = {'balanced_train': [one, late], 'unbalanced_train': [two]}
+  segments.check_disjoint(listed)
+  listed[other] = [*listed[other], late._replace(labels=(1,))]
+  with pytest.raises(ValueError) as error:
+    segments.check_disjoint(listed)
+  assert str(error.value) == (
+    f'{other}_segments.csv must have segments that are listed but once, got '
+    'one at 30.0 s, which is in balanced_train_segments.csv already.'
+  )

@@ -21,6 +21,7 @@ from perceiver_jax.data.audioset.__main__ import main
 from perceiver_jax.data.audioset.builder import Preparation
 from perceiver_jax.data.audioset.clips import Remark, read_clip
 from perceiver_jax.data.audioset.contents import contents_of
+from perceiver_jax.data.audioset.plan import Plan
 from perceiver_jax.data.audioset.prepare import merge, prepare
 from perceiver_jax.data.records import Records, prepared_builder
 
@@ -300,10 +301,10 @@ def test_what_is_prepared_already_stays_and_this_is_said(
 def test_going_on_with_other_lists_is_refused(manual_dir, tmp_path):
   unfinished = tmp_path / 'audioset_unfinished'
   unfinished.mkdir()
-  (unfinished / 'plan').write_text('another')
+  (unfinished / 'begun').write_text('another')
   with pytest.raises(ValueError, match=f'{unfinished} must have been begun'):
     prepare(manual_dir, tmp_path)
-  assert (unfinished / 'plan').read_text() == 'another'
+  assert (unfinished / 'begun').read_text() == 'another'
 
 
 def test_parts_of_several_machines_are_merged(manual_dir, data_dir, tmp_path):
@@ -314,6 +315,9 @@ def test_parts_of_several_machines_are_merged(manual_dir, data_dir, tmp_path):
   by_id = {e['video_id']: e for e in _examples(data_dir)}
   expected = [by_id[i.encode()] for i in IDS[::2] + IDS[1::2]]
   _assert_same(_examples(tmp_path), expected)
+  assert Plan.load(tmp_path / 'audioset' / '1.0.0') == Plan.load(
+    data_dir / 'audioset' / '1.0.0'
+  )
   # TFDS itself reads them as one, without a merge.
   together = tfds.builder_from_directories(
     [str(part / 'audioset' / '1.0.0') for part in parts]
@@ -336,13 +340,66 @@ def test_parts_that_do_not_fit_are_refused(data_dir, tmp_path):
     merge([data_dir, tmp_path / 'none'], tmp_path)
   with pytest.raises(FileExistsError, match='1.0.0 must not exist yet'):
     merge([data_dir], data_dir)
-  manual_dir = tmp_path / 'manual'
-  _write_manual_dir(manual_dir, IDS[:1])
-  classes = manual_dir / 'class_labels_indices.csv'
-  classes.write_text(classes.read_text().replace('Water', 'Wine'))
-  prepare(manual_dir, tmp_path / 'other')
-  with pytest.raises(ValueError, match='must have the classes of'):
-    merge([data_dir, tmp_path / 'other'], tmp_path)
+
+
+def test_part_prepared_twice_is_refused(manual_dir, tmp_path):
+  parts = [tmp_path / 'one', tmp_path / 'again']
+  for part in parts:
+    prepare(manual_dir, part, Preparation(part=(1, 2)))
+  with pytest.raises(
+    SystemExit,
+    match=r'parts of eval_segments.csv must be 1/2 to 2/2, each once, got 1/2 '
+    f'in {parts[0]}, 1/2 in {parts[1]}.$',
+  ):
+    main(['merge', *map(str, parts), f'--data_dir={tmp_path}'])
+  assert not (tmp_path / 'audioset').exists()
+
+
+_TRAIN, _EVAL = ({split: split} for split in ('balanced_train', 'eval'))
+_BOTH = _TRAIN | _EVAL
+
+
+@pytest.mark.parametrize(
+  ('plans', 'message'),
+  [
+    ([(_EVAL, (1, 1)), (_EVAL, (1, 1))], '1/1, each once, got 1/1 in 0, 1/1'),
+    ([(_EVAL, (2, 3)), (_EVAL, (1, 3))], '1/3 to 3/3, each once, got 2/3 in 0'),
+    ([(_EVAL, (1, 2)), (_EVAL, (2, 3))], '1/2 to 2/2, each once, got 1/2 in 0'),
+    ([(_BOTH, (1, 2)), (_EVAL, (2, 2))], 'of balanced_train_segments.csv must'),
+    (
+      [(_BOTH, (1, 2)), (_BOTH | {'eval': 'x'}, (2, 2))],
+      '1 must be of the eval_segments.csv of 0, got another',
+    ),
+    ([(_EVAL, (1, 1), 'x'), (_TRAIN, (1, 1))], 'indices.csv of 0, got another'),
+  ],
+)
+def test_plans_that_are_not_all_parts_of_the_same_are_refused(plans, message):
+  with pytest.raises(ValueError, match=message):
+    _join(*plans)
+
+
+def test_plans_are_joined_split_by_split():
+  whole = _join((_BOTH, (3, 3)), (_BOTH, (1, 3)), (_BOTH, (2, 3)))
+  assert whole == Plan('classes', _BOTH, (1, 1))
+  assert _join((_TRAIN, (1, 1)), (_EVAL, (1, 1))) == whole
+
+
+def _join(*plans):
+  return Plan.joined(
+    {
+      str(name): Plan(*classes or ('classes',), lists, part)
+      for name, (lists, part, *classes) in enumerate(plans)
+    }
+  )
+
+
+def test_part_without_a_plan_is_refused(manual_dir, tmp_path):
+  prepare(manual_dir, tmp_path)
+  ready = tmp_path / 'audioset' / '1.0.0'
+  assert Plan.load(ready).part == (1, 1)
+  (ready / 'plan.json').unlink()
+  with pytest.raises(ValueError, match=f'{ready}/plan.json must say which'):
+    merge([tmp_path], tmp_path / 'merged')
 
 
 def test_data_in_a_bucket_is_prepared(
@@ -467,4 +524,17 @@ def test_clips_of_which_none_is_listed_are_refused(
       ]
     )
   assert f'{directory}/clips must have' in error.value.code
+  assert not (tmp_path / 'audioset_unfinished').exists()
+
+
+def test_segment_listed_twice_is_refused_before_anything_is_done(
+  manual_dir, tmp_path
+):
+  directory = tmp_path / 'manual'
+  audioset_clips.write_classes(directory)
+  for split in ('balanced_train', 'unbalanced_train'):
+    audioset_clips.write_list(directory, split, [(IDS[0], 3, 5, [0])])
+  (directory / 'clips').symlink_to(manual_dir / 'clips')
+  with pytest.raises(SystemExit, match='which is in balanced_train_segments'):
+    main(['prepare', f'--manual_dir={directory}', f'--data_dir={tmp_path}'])
   assert not (tmp_path / 'audioset_unfinished').exists()

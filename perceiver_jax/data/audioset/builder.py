@@ -1,7 +1,6 @@
 """The TFDS builder `audioset`, over the official lists and a person's clips."""
 
 import dataclasses
-import hashlib
 import os
 from typing import Any
 
@@ -13,6 +12,7 @@ from perceiver_jax import ffmpeg
 from perceiver_jax.data.audioset import cluster, contents, segments
 from perceiver_jax.data.audioset.clips import ClipFiles
 from perceiver_jax.data.audioset.files import move_or_link
+from perceiver_jax.data.audioset.plan import Plan
 from perceiver_jax.data.audioset.report import write_report
 from perceiver_jax.data.audioset.shards import (
   Shard,
@@ -112,7 +112,10 @@ class Audioset(dataset_builder.FileReaderBuilder):
     download_config: tfds.download.DownloadConfig,
   ) -> None:
     ffmpeg.executable()  # Lest its absence be noticed after minutes.
-    shards = self._shards(epath.Path(dl_manager.manual_dir))
+    manual_dir = epath.Path(dl_manager.manual_dir)
+    shards = self._shards(manual_dir)
+    plan = Plan.of(manual_dir, shards, self._preparation.part)
+    self._begin(plan)
     self._write(
       [s for split in shards.values() for s in split], download_config
     )
@@ -132,6 +135,7 @@ class Audioset(dataset_builder.FileReaderBuilder):
         split,
       )
     write_report(ready, outcomes)
+    plan.save(ready)
     self.info.set_splits(
       tfds.core.splits.SplitDict(
         tfds.core.SplitInfo(
@@ -157,11 +161,9 @@ class Audioset(dataset_builder.FileReaderBuilder):
 
     Raises:
       OSError: a file or a directory is missing.
-      ValueError: a list is wrong, no segment has a file, or what was begun
-        before was something else.
+      ValueError: a list is wrong, or no segment has a file.
     """
-    classes_file = manual_dir / segments.CLASSES_FILE
-    classes = segments.read_classes(classes_file)
+    classes = segments.read_classes(manual_dir / segments.CLASSES_FILE)
     self.info.features['labels'].feature.names = list(classes.values())
     lists = {
       split: manual_dir / segments.list_file(split)
@@ -177,6 +179,7 @@ class Audioset(dataset_builder.FileReaderBuilder):
       split: segments.read_segments(path, list(classes))
       for split, path in lists.items()
     }
+    segments.check_disjoint(listed)
     files = ClipFiles(manual_dir / CLIPS_DIRECTORY)
     shards = {
       split: self._shards_of(split, all_segments, files, list(classes.values()))
@@ -195,7 +198,6 @@ class Audioset(dataset_builder.FileReaderBuilder):
         f'segment at least, got none of the {len(paths)} of part '
         f'{number}/{count}.'
       )
-    self._begin([classes_file, *lists.values()])
     return shards
 
   def _shards_of(
@@ -223,24 +225,21 @@ class Audioset(dataset_builder.FileReaderBuilder):
       for name, chunk in zip(names, chunks, strict=True)
     ]
 
-  def _begin(self, lists: list[epath.Path]) -> None:
-    """Makes sure that files of an earlier run are of the same lists."""
-    digest = hashlib.sha256()
-    for path in lists:
-      digest.update(path.name.encode() + path.read_bytes())
-    settings = (
-      self._preparation.segments_per_shard,
-      self._preparation.part,
-      self.info.file_format.value,
-    )
-    digest.update(repr(settings).encode())
-    plan = self._unfinished / 'plan'
-    if not plan.exists():
-      plan.parent.mkdir(parents=True, exist_ok=True)
-      plan.write_text(digest.hexdigest())
-    elif plan.read_text() != digest.hexdigest():
+  def _begin(self, plan: Plan) -> None:
+    """Makes sure that files of an earlier run are made as these will be.
+
+    Raises:
+      ValueError: they are not.
+    """
+    begun = self._unfinished / 'begun'
+    size = self._preparation.segments_per_shard
+    how = repr((plan, size, self.info.file_format.value))
+    if not begun.exists():
+      begun.parent.mkdir(parents=True, exist_ok=True)
+      begun.write_text(how)
+    elif begun.read_text() != how:
       raise ValueError(
-        f'{plan.parent} must have been begun with the same lists and options, '
+        f'{begun.parent} must have been begun with the same lists and options, '
         'got others; go on with those, or delete it to begin anew.'
       )
 

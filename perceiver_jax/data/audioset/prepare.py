@@ -16,6 +16,7 @@ from perceiver_jax.data.audioset.builder import (
   Audioset,
   Preparation,
 )
+from perceiver_jax.data.audioset.plan import Plan
 from perceiver_jax.data.audioset.segments import CLASSES_FILE
 
 Path = str | os.PathLike[str]
@@ -92,23 +93,20 @@ def merge(data_dirs: Sequence[Path], data_dir: Path) -> Audioset:
 
   Raises:
     OSError: the merged data exists already, or cannot be written.
-    ValueError: there is no part in a directory, they differ in classes, or one
-      comes twice.
+    ValueError: there is no part in a directory, or they are not all the parts
+      of the same lists, each once.
   """
   if len({absolute(directory) for directory in data_dirs}) < len(data_dirs):
     raise ValueError(f'parts must differ, got one twice: {list(data_dirs)}.')
   parts = [_prepared_part(directory) for directory in data_dirs]
+  plan = Plan.joined(
+    {str(part.data_dir_root): Plan.load(part.data_path) for part in parts}
+  )
   builder = Audioset(data_dir=data_dir, file_format=FILE_FORMAT)
   ready = epath.Path(builder.data_path)
   if ready.exists():
     raise FileExistsError(f'{ready} must not exist yet, got it.')
   names = parts[0].info.features['labels'].feature.names
-  for part in parts:
-    if part.info.features['labels'].feature.names != names:
-      raise ValueError(
-        f'{part.data_path} must have the classes of {parts[0].data_path}, got '
-        'others.'
-      )
   merged = tfds.builder_from_directories([str(p.data_path) for p in parts])
   unfinished = ready.with_name(f'{ready.name}.unfinished')
   unfinished.rmtree(missing_ok=True)
@@ -128,6 +126,7 @@ def merge(data_dirs: Sequence[Path], data_dir: Path) -> Audioset:
     merged_contents = contents.Contents.concatenated(of_split)
     contents.save(merged_contents, unfinished, split)
   report.merge_reports([epath.Path(p.data_path) for p in parts], unfinished)
+  plan.save(unfinished)
   builder.info.write_to_directory(unfinished)
   unfinished.rename(ready)
   return Audioset(data_dir=data_dir)

@@ -5,7 +5,7 @@ Source: research.google.com/audioset/download.html.
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -86,6 +86,28 @@ def read_segments(path: epath.Path, mids: list[str]) -> list[Segment]:
   if not segments:
     raise ValueError(f'{path} must have one segment at least, got none.')
   return segments
+
+
+def check_disjoint(listed: Mapping[str, Sequence[Segment]]) -> None:
+  """Checks that no segment is listed twice, in one list or in two.
+
+  Args:
+    listed: the segments of each split.
+
+  Raises:
+    ValueError: one is; the message names it and its lists.
+  """
+  owners: dict[tuple[str, float], str] = {}
+  for split, segments in listed.items():
+    for segment in segments:
+      key = segment.video_id, segment.start
+      if key in owners:
+        raise ValueError(
+          f'{list_file(split)} must have segments that are listed but once, '
+          f'got {segment.video_id} at {segment.start} s, which is in '
+          f'{list_file(owners[key])} already.'
+        )
+      owners[key] = split
 
 
 def _rows(path: epath.Path) -> Iterator[tuple[str, list[str]]]:
