@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +95,17 @@ def test_tensorboard_drops_the_steps_that_are_repeated(tmp_path):
   _write(tmp_path, [2], resume_step=1)
   starts = [e.step for e in events(tmp_path) if e.session_log.status]
   assert starts[-1] == 2
+
+
+def test_starts_in_the_same_second_have_files_of_their_own(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(time, 'time', lambda: 1_700_000_000.0)
+  _write(tmp_path, [1, 2])
+  _write(tmp_path, [3], resume_step=2)
+  assert len(list(tmp_path.glob('events.*'))) == 2
+  starts = [e.step for e in events(tmp_path) if e.session_log.status]
+  assert starts == [0, 3]
 
 
 def test_only_the_primary_process_writes(tmp_path):

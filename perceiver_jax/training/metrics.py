@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,10 @@ class MetricWriter:
     _forget_after(path, resume_step)
     self._file = LineFile(path)
     self._summary_writer = tensorboardX.SummaryWriter(
-      lasting(workdir), purge_step=0 if resume_step is None else resume_step + 1
+      lasting(workdir),
+      purge_step=0 if resume_step is None else resume_step + 1,
+      # Its name has the second alone, in which a run may start twice.
+      filename_suffix=f'.{time.time_ns()}',
     )
 
   def __enter__(self) -> 'MetricWriter':
