@@ -281,7 +281,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
       checkpointer.restore(_state(channels=5))
   message = str(error.value)
-  assert 'another model or optimizer' in message
+  assert 'must have the same opt_state and model as this run' in message
   assert f'step 7 in {tmp_path}' in message
   path = 'params/encoder/cross_attend/~/query/w'
   assert f'{path}: saved float32[3,4], now float32[3,5]\n' in message

@@ -1,6 +1,11 @@
 import pytest
+import tiny_job
 
 from perceiver_jax.training import compatibility
+from perceiver_jax.training.job import abstract_state, make_job
+from perceiver_jax.training.loss_scaling import LossScaling
+from perceiver_jax.training.optimizers import Lamb, Sgd
+from perceiver_jax.training.schedules import Constant
 
 _MODEL = {
   'class': 'PerceiverConfig',
@@ -56,3 +61,40 @@ def test_a_long_list_of_differences_is_cut():
   with pytest.raises(ValueError, match='and 5 more') as error:
     compatibility.check_config(saved, {}, workdir='w')
   assert len(str(error.value).splitlines()) == 1 + 20 + 1
+
+
+_OPTIMIZER = 'optimizer'
+_MEAN = 'running mean of the parameters (ema_decay)'
+_SCALE = 'scale of the loss (loss_scaling)'
+
+
+@pytest.mark.parametrize(
+  ('fields', 'subject'),
+  [
+    ({'optimizer': Sgd(schedule=Constant(learning_rate=0.1))}, _OPTIMIZER),
+    ({'optimizer': Lamb(schedule=Constant(learning_rate=0.1))}, _OPTIMIZER),
+    ({'ema_decay': 0.5}, _MEAN),
+    ({'loss_scaling': LossScaling()}, _SCALE),
+    (
+      {'loss_scaling': LossScaling(), 'ema_decay': 0.5},
+      f'{_MEAN} and {_SCALE}',
+    ),
+    ({'shard_optimizer_state': True}, None),
+  ],
+)
+def test_a_run_that_keeps_something_else_is_refused_by_its_name(
+  digits_dir, fields, subject
+):
+  saved, now = (
+    compatibility.spelled_arrays(
+      abstract_state(make_job(tiny_job.tiny_config(digits_dir, **changed)))
+    )
+    for changed in ({}, fields)
+  )
+  for one, other in ((saved, now), (now, saved)):
+    if subject is None:
+      compatibility.check_arrays(one, other, source='w')
+      continue
+    with pytest.raises(ValueError) as error:
+      compatibility.check_arrays(one, other, source='w')
+    assert f'w must have the same {subject} as this run' in str(error.value)

@@ -23,6 +23,14 @@ HOW_COMPUTED = frozenset(
   }
 )
 
+# What each part of a `TrainState` is for, and the field that decides on it.
+_PARTS = {
+  'params': 'model',
+  'model_state': 'model',
+  'optimizer_state': 'optimizer',
+  'ema_params': 'running mean of the parameters (ema_decay)',
+  'loss_scale': 'scale of the loss (loss_scaling)',
+}
 _NOTHING = 'nothing'
 _MAX_LINES = 20
 
@@ -47,7 +55,7 @@ def check_run(
   check_config(saved['model'], current['model'], workdir=workdir)
   if differences := config_differences(saved, current):
     logging.warning(
-      'the run in %s goes on with another config:\n%s', workdir, differences
+      'the run in %s had another config before:\n%s', workdir, differences
     )
 
 
@@ -110,13 +118,16 @@ def check_arrays(
 
   Raises:
     ValueError: an array is missing, superfluous, or of another shape or dtype;
-      the message lists each by its path.
+      the message says what these are for, and lists each by its path.
   """
-  differences = _differences(dict(saved), dict(expected))
-  if differences:
+  paths = sorted(path for path, _ in saved.items() ^ expected.items())
+  if paths:
+    names = (path.partition('/')[0] for path in paths)
+    parts = dict.fromkeys(_PARTS.get(name, name) for name in names)
     raise ValueError(
-      f'{source} must hold the arrays of this run, but belongs to another '
-      f'model or optimizer:\n{differences}'
+      f'{source} must have the same {" and ".join(parts)} as this run, got '
+      'other arrays; take another workdir, or restore the config:\n'
+      f'{_differences(dict(saved), dict(expected))}'
     )
 
 
