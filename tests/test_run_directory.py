@@ -18,6 +18,7 @@ from matplotlib.image import imread
 import perceiver_jax
 from perceiver_jax.tasks.report import ClassReport
 from perceiver_jax.training import environment, loop, recorder
+from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
 from perceiver_jax.training.run_log import RunLog
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
@@ -107,6 +108,24 @@ def test_chosen_evaluations_leave_them_too_and_one_that_fails_ends_nothing(
   assert 'no pictures: cannot draw' in caplog.text
   assert 'no curves: no space for curves' in caplog.text
   assert {step for _, step in _pictures(tmp_path)} == {4, 5}
+
+
+@pytest.mark.parametrize(
+  ('share', 'expected'), [(1e9, [1, 2, 3, 4]), (1e-9, [1, 4])]
+)
+def test_curves_are_drawn_after_evaluations_as_long_as_they_cost_little(
+  digits_dir, tmp_path, monkeypatch, share, expected
+):
+  steps = []
+
+  def save_curves(workdir):
+    steps.append(read_metrics(workdir / METRICS_FILE)[-1]['step'])
+
+  monkeypatch.setattr(recorder, 'save_curves', save_curves)
+  monkeypatch.setattr(recorder, '_CURVES_SHARE', share)
+  config = tiny_job.tiny_config(digits_dir, evaluate_every_steps=1, num_steps=4)
+  loop.train(config, tmp_path)
+  assert steps == expected
 
 
 def test_reports_between_evaluations_are_refused(digits_dir):

@@ -58,8 +58,11 @@ def save_curves(workdir: str | os.PathLike[str]) -> epath.Path:
     split: _COLORS[index % len(_COLORS)] for index, split in enumerate(splits)
   }
   path = workdir / CURVES_FILE
-  with path.open('wb') as file:
+  # Written beside it and renamed, for someone may be looking at it.
+  drawn = path.with_name(f'{CURVES_FILE}.tmp')
+  with drawn.open('wb') as file:
     _figure(_by_metric(lines), colors).savefig(file, format='png', dpi=120)
+  drawn.replace(path)
   return path
 
 

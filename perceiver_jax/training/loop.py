@@ -106,8 +106,6 @@ def train(
         metrics['step'],
         job.num_steps,
       )
-    elif is_primary():
-      recorder.draw_curves()
   return metrics
 
 

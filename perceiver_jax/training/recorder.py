@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from perceiver_jax.training.speed import SPEED_SPLIT, Speedometer
 from perceiver_jax.training.state import TrainState
 
 EVALUATION_DIR = 'evaluation'
+# Of the time of a run, at most.
+_CURVES_SHARE = 0.01
 
 
 class Recorder:
@@ -57,6 +60,7 @@ class Recorder:
     self._start = resume_step or 0
     self._speedometer: Speedometer | None = None
     self._histograms = make_histograms(job)
+    self._next_curves_secs = 0.0
     with contextlib.ExitStack() as stack:
       self._profiler = stack.enter_context(
         Profiler(
@@ -139,7 +143,11 @@ class Recorder:
   def evaluated(
     self, step: int, metrics: Mapping[str, float], report: Report | None = None
   ) -> None:
-    """Writes the metrics of an evaluation, and the report that it filled."""
+    """Writes the metrics of an evaluation, and the report that it filled.
+
+    Draws the curves too, after the last evaluation, and so often before as
+    takes little of the run's time.
+    """
     split = self._job.config.data.eval_split
     self._write(step, split, metrics)
     if report is not None and self._is_primary:
@@ -148,14 +156,24 @@ class Recorder:
         self._writer.write_pictures(step, split, pictures)
       except Exception as error:  # Whatever it is, it must not end the run.
         logging.error('The evaluation has no pictures: %s', error)
+    if self._is_primary:
+      self._draw_curves(must_draw=step == self._job.num_steps)
     self._restart(step)
 
-  def draw_curves(self) -> None:
-    """Draws what was written so far; a failure is logged, and ends nothing."""
+  def _draw_curves(self, *, must_draw: bool) -> None:
+    """Draws what was written so far, unless it was just drawn.
+
+    A failure is logged, and ends nothing.
+    """
+    start_secs = time.monotonic()
+    if not must_draw and start_secs < self._next_curves_secs:
+      return
     try:
       save_curves(self._workdir)
     except Exception as error:  # Such as a disk that is full.
       logging.warning('The run has no curves: %s', error)
+    took_secs = time.monotonic() - start_secs
+    self._next_curves_secs = start_secs + took_secs / _CURVES_SHARE
 
   def _write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
     self._writer.write(step, split, metrics)
