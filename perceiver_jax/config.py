@@ -188,16 +188,17 @@ def unknown_field(cls: type[Config], name: str) -> str:
   )
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def subclasses(cls: type) -> Iterator[type]:
+  """Yields the imported classes below a class."""
   for subclass in cls.__subclasses__():
     yield subclass
-    yield from _subclasses(subclass)
+    yield from subclasses(subclass)
 
 
 def _class_named(name: Any) -> type[Config]:
-  matches = {c for c in _subclasses(Config) if c.__name__ == name}
+  matches = {c for c in subclasses(Config) if c.__name__ == name}
   if len(matches) != 1:
-    known = sorted({c.__name__ for c in _subclasses(Config)})
+    known = sorted({c.__name__ for c in subclasses(Config)})
     problem = 'names several' if matches else 'must be one of the imported'
     raise ValueError(
       f'the class of a config {problem} Config subclasses, got {name!r}; '

@@ -23,9 +23,12 @@ from perceiver_jax.data.modelnet40 import ModelNet40Data
 from perceiver_jax.data.sights_and_sounds import SightsAndSoundsData
 from perceiver_jax.data.solids import SolidsData
 from perceiver_jax.data.spoken_words import SpokenWordsData
+from perceiver_jax.tasks.mixing import Mixing
 from perceiver_jax.training import command_line, loop
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.dry_run import dry_run
+from perceiver_jax.training.initial_weights import InitialWeights
+from perceiver_jax.training.loss_scaling import LossScaling
 from perceiver_jax.training.metrics import read_metrics
 
 # How ml_collections loads a file.
@@ -222,11 +225,54 @@ def test_config_runs_dry(config, request, tmp_path):
     ('model.unroll=maybe', ['model.unroll', 'boolean', "'maybe'"]),
     ('model.precision=FLOAT33', ['model.precision=FLOAT33', 'bfloat16']),
     ('task.image_mean=grey', ['image_mean[0]', 'float', "'grey'"]),
+    ('loss_scaling=1', ['--config.loss_scaling=1', 'build or None', "'1'"]),
+    ('loss_scaling.perod_steps=1', ['LossScaling', "mean 'period_steps'"]),
+    ('num_epochs.end=1', ['num_epochs', 'float']),
   ],
 )
 def test_flag_that_does_not_fit_the_config_is_one_line(argument, parts):
   line = _error(f'--config={DIGITS}', f'--config.{argument}')
   assert all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize(
+  ('path', 'arguments', 'expected'),
+  [
+    ('loss_scaling', ['=build'], LossScaling()),
+    ('loss_scaling', ['.period_steps=9'], LossScaling(period_steps=9)),
+    (
+      'loss_scaling',
+      ['=build', '.period_steps=9'],
+      LossScaling(period_steps=9),
+    ),
+    ('loss_scaling', ['=build', '=None'], None),
+    (
+      'initial_weights',
+      ['.path=runs/a', ".new_modules=('outputs',)"],
+      InitialWeights(path='runs/a', new_modules=('outputs',)),
+    ),
+    ('task.mixing', ['.mixup_alpha=0.5'], Mixing(mixup_alpha=0.5)),
+  ],
+)
+def test_part_that_a_job_may_lack_is_made_by_its_flags(
+  path, arguments, expected
+):
+  original = _load(f'--config={DIGITS}').to_dict()
+  changed = _load(
+    f'--config={DIGITS}', *(f'--config.{path}{text}' for text in arguments)
+  )
+  *parents, name = path.split('.')
+  assert getattr(functools.reduce(_part, parents, changed), name) == expected
+  setattr(functools.reduce(_part, parents, changed), name, None)
+  assert changed.to_dict() == original
+
+
+def test_part_cannot_be_left_out_nor_lack_what_it_needs():
+  line = _error(f'--config={DIGITS}', '--config.checkpoint=None')
+  assert 'TrainConfig.checkpoint must be CheckpointConfig, got None' in line
+  config = _load(f'--config={DIGITS}', '--config.initial_weights=build')
+  with pytest.raises(ValueError, match=r'initial_weights\.path must be'):
+    config.validate()
 
 
 def test_config_file_must_exist():

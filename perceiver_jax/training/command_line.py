@@ -1,6 +1,8 @@
 """The config as a flag: from the command line to a `TrainConfig`."""
 
 import contextlib
+import itertools
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -8,9 +10,9 @@ from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
-from ml_collections.config_flags import tuple_parser
+from ml_collections.config_flags import config_path, tuple_parser
 
-from perceiver_jax.config import Config, unknown_field
+from perceiver_jax.config import Config, subclasses, unknown_field
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.profiling import parse_steps
 
@@ -29,6 +31,58 @@ class _OrNone(flags.ArgumentParser):
     if argument in (None, 'None', 'none'):
       return None
     return self._parser.parse(argument)
+
+  def flag_type(self) -> str:
+    return self._parser.flag_type()
+
+
+class _Part(flags.ArgumentParser):
+  """Reads `build` as a part of the config with its defaults."""
+
+  syntactic_help = 'build or None'
+
+  def __init__(self, kind: type[Config]) -> None:
+    self._kind = kind
+
+  def parse(self, argument: Any) -> Config:
+    if isinstance(argument, self._kind):
+      return argument
+    if argument != 'build':
+      raise ValueError(f'it must be build or None, got {argument!r}.')
+    return self._kind()
+
+  def flag_type(self) -> str:
+    return self._kind.__name__
+
+
+class _ConfigFile(flags.ArgumentParser):
+  """Reads a config file, and makes the parts that flags set fields of.
+
+  ml_collections wants them built by a flag before.
+
+  Args:
+    parser: of the file.
+    argv: the arguments that will be parsed; None for those of the program.
+  """
+
+  def __init__(
+    self, parser: flags.ArgumentParser, argv: Sequence[str] | None
+  ) -> None:
+    self._parser, self._argv = parser, argv
+    self.syntactic_help = parser.syntactic_help
+
+  def parse(self, argument: str) -> Any:
+    config = self._parser.parse(argument)
+    # Those that the file imports have become known by now.
+    for kind in subclasses(Config):
+      config_flags.register_flag_parser_for_type(kind, _OrNone(_Part(kind)))
+    argv = sys.argv if self._argv is None else self._argv
+    for flag in flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False):
+      if match := re.match(rf'--?(?:no)?{_CONFIG}\.([^=]+)', flag):
+        path = match[1]
+        parts = itertools.accumulate(path.split('.'), '{}.{}'.format)
+        config_path.initialize_missing_parent_fields(config, path, list(parts))
+    return config
 
   def flag_type(self) -> str:
     return self._parser.flag_type()
@@ -105,6 +159,8 @@ def define_config(
     flag_values=flag_values,
     sys_argv=None if argv is None else list(argv),
   )
+  flag = flag_values[_CONFIG]
+  flag.parser = _ConfigFile(flag.parser, argv)
   flags.mark_flag_as_required(_CONFIG, flag_values)
   return holder
 

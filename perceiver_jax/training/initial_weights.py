@@ -46,8 +46,15 @@ class InitialWeights(Config):
       path: 'outputs' for a classifier of other classes.
   """
 
-  path: str
+  path: str = ''
   new_modules: tuple[str, ...] = ()
+
+  def validate(self) -> None:
+    super().validate()
+    if not self.path:
+      raise ValueError(
+        'initial_weights.path must be a workdir or a file of weights, got none.'
+      )
 
   def check_path(self) -> None:
     """Refuses a path where nothing is, and files that say of no model.
