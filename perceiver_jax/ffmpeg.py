@@ -10,6 +10,9 @@ import imageio_ffmpeg
 
 Path = str | os.PathLike[str]
 
+# The exit status of FFmpeg after SIGTERM or SIGINT, which it catches.
+_TOLD_TO_STOP = 255
+
 
 def executable() -> str:
   """Returns the path of the program that `imageio-ffmpeg` brings or finds.
@@ -46,8 +49,9 @@ def run(
   Raises:
     OSError: there is no FFmpeg; or the file after `-i`, unless it is data, does
       not exist.
-    ValueError: FFmpeg fails or takes too long; the message ends in its own, as
-      one line.
+    ChildProcessError: FFmpeg takes too long or is killed, for want of memory
+      say, which need not be the fault of the files.
+    ValueError: FFmpeg fails; the message ends in its own, as one line.
   """
   path = arguments[arguments.index('-i') + 1]
   if path != '-' and not pathlib.Path(path).is_file():
@@ -62,7 +66,12 @@ def run(
       timeout=max_secs,
     )
   except subprocess.TimeoutExpired as error:
-    raise ValueError(f'{rule}, got nothing in {max_secs} s.') from error
+    raise ChildProcessError(f'{rule}, got nothing in {max_secs} s.') from error
+  if done.returncode < 0 or done.returncode == _TOLD_TO_STOP:
+    raise ChildProcessError(
+      f'{rule}, got an FFmpeg that was killed (exit status {done.returncode}); '
+      'for want of memory, perhaps.'
+    )
   if done.returncode:
     said = ' '.join(done.stderr.decode(errors='replace').split())
     raise ValueError(f'{rule}, got: {said}')

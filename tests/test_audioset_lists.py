@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 
 from perceiver_jax.data.audioset import segments
-from perceiver_jax.data.audioset.clips import ClipFiles
+from perceiver_jax.data.audioset.clips import ClipFiles, begins_at
 
 _MIDS = list(audioset_clips.CLASSES)
 _GOOD = '-abcdefg_-1, 30.000, 40.000, "/m/04rlf,/t/dd00003"\n'
@@ -128,7 +128,7 @@ def test_file_of_a_segment_is_found_by_its_name(name, is_it, tmp_path):
   found = ClipFiles(epath.Path(tmp_path)).of(
     segments.Segment('-bcdefghij_', 30.0, 40.0, (0,))
   )
-  assert found == (str(path) if is_it else None)
+  assert (found == str(path) and begins_at(found, 30.0)) == is_it
 
 
 def test_file_with_pictures_is_preferred(tmp_path):
@@ -138,6 +138,15 @@ def test_file_with_pictures_is_preferred(tmp_path):
     segments.Segment('0123456789-', 7.0, 9.0, (0,))
   )
   assert found == str(tmp_path / '0123456789-_7.webm')
+
+
+def test_file_that_begins_where_the_segment_does_is_preferred(tmp_path):
+  for name in ('0123456789-_8.webm', '0123456789-_7.flac'):
+    (tmp_path / name).write_text('')
+  files = ClipFiles(epath.Path(tmp_path))
+  for start, name in ((7.0, '_7.flac'), (8.0, '_8.webm'), (90.0, '_8.webm')):
+    segment = segments.Segment('0123456789-', start, start + 2, (0,))
+    assert files.of(segment) == str(tmp_path / f'0123456789-{name}')
 
 
 def test_names_that_say_nothing_are_reported(tmp_path, caplog):

@@ -133,6 +133,7 @@ def test_segments_that_are_not_whole_are_counted_by_reason(odd_clips, tmp_path):
   ids = {name: f'{name:_<11.11}'.replace('.', '-') for name in names}
   segments = [(video_id, 0, 2, [1]) for video_id in ids.values()]
   segments.append(('nothing-at-', 0, 2, [1]))
+  segments.append(('later-later', 0, 2, [1]))
   manual_dir = tmp_path / 'manual'
   (manual_dir / 'clips').mkdir(parents=True)
   audioset_clips.write_classes(manual_dir)
@@ -142,14 +143,19 @@ def test_segments_that_are_not_whole_are_counted_by_reason(odd_clips, tmp_path):
     (manual_dir / 'clips' / f'{video_id}_0{suffix}').symlink_to(
       odd_clips / name
     )
+  (manual_dir / 'clips' / 'later-later_5.mkv').symlink_to(
+    odd_clips / 'whole.mkv'
+  )
   # The files of some shards have no example at all.
   prepare(manual_dir, tmp_path, ONE_EACH)
   ready = tmp_path / 'audioset' / '1.0.0'
   assert json.loads((ready / 'report.json').read_text()) == {
     'balanced_train': {
-      'listed': 11,
+      'listed': 12,
       'prepared': 6,
       'missing': 1,
+      'other_start': 1,
+      'killed': 0,
       'unreadable': 3,
       'too_short': 1,
       'truncated': 2,
@@ -160,7 +166,9 @@ def test_segments_that_are_not_whole_are_counted_by_reason(odd_clips, tmp_path):
   }
   with (ready / 'unusual.csv').open() as file:
     rows = {row['video_id']: row for row in csv.DictReader(file)}
-  assert len(rows) == 10
+  assert len(rows) == 11
+  assert rows['later-later']['remarks'] == 'other_start'
+  assert 'later-later_5.mkv must begin at 0' in rows['later-later']['detail']
   assert rows[ids['notes.mp4']]['remarks'] == 'unreadable'
   assert 'notes-mp4___0.mp4' in rows[ids['notes.mp4']]['detail']
   examples = _examples(tmp_path, 'balanced_train')
@@ -286,6 +294,81 @@ def test_killed_preparation_goes_on_where_it_stopped(
   assert 'step 7/7 (100%)' in second.stderr
   assert 'eval: prepared 7 of 7' in second.stdout
   _assert_same(_examples(tmp_path), _examples(data_dir))
+
+
+_KILLED_FFMPEG = """\
+#!/bin/sh
+for argument in "$@"; do
+  case "$argument" in
+    *{video_id}*) echo "$argument" >> {log}; kill -KILL $$;;
+  esac
+done
+exec {ffmpeg} "$@"
+"""
+
+
+@pytest.fixture
+def killed_ffmpeg(tmp_path, monkeypatch):
+  """A directory with an FFmpeg that one of the clips gets killed, and its log.
+
+  Two segments make a shard, of which the second is killed with clip 2.
+  """
+  killed, log = tmp_path / 'ffmpeg', tmp_path / 'log'
+  killed.write_text(
+    _KILLED_FFMPEG.format(video_id=IDS[2], log=log, ffmpeg=ffmpeg.executable())
+  )
+  killed.chmod(0o755)
+  monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', str(killed))
+  return log
+
+
+def test_clip_whose_ffmpeg_is_killed_is_tried_twice_and_counted(
+  killed_ffmpeg, manual_dir, tmp_path
+):
+  prepare(manual_dir, tmp_path, Preparation(segments_per_shard=2))
+  ready = tmp_path / 'audioset' / '1.0.0'
+  counts = json.loads((ready / 'report.json').read_text())['eval']
+  assert (counts['prepared'], counts['killed'], counts['unreadable']) == (
+    6,
+    1,
+    0,
+  )
+  assert len(killed_ffmpeg.read_text().splitlines()) == 2
+  rows = list(csv.DictReader((ready / 'unusual.csv').open()))
+  (row,) = (row for row in rows if row['remarks'] == 'killed')
+  assert row['video_id'] == IDS[2] and 'was killed' in row['detail']
+
+
+def test_clip_whose_ffmpeg_was_killed_is_tried_again_by_a_resume(
+  killed_ffmpeg, manual_dir, data_dir, tmp_path, monkeypatch
+):
+  # The run ends when all shards are there, before they are put together.
+  monkeypatch.setattr(
+    'perceiver_jax.data.audioset.builder.write_report', _interrupt
+  )
+  with pytest.raises(InterruptedError):
+    prepare(manual_dir, tmp_path, Preparation(segments_per_shard=2))
+  before = _times(tmp_path / 'audioset_unfinished')
+  monkeypatch.undo()
+  prepare(manual_dir, tmp_path, Preparation(segments_per_shard=2))
+  after = _times(tmp_path / 'audioset' / '1.0.0')
+  assert len(before) == 4
+  assert [name for name in after if after[name] != before[name]] == [
+    'audioset-eval.array_record-00001-of-00004'
+  ]
+  _assert_same(_examples(tmp_path), _examples(data_dir))
+
+
+def _interrupt(*_):
+  raise InterruptedError
+
+
+def _times(directory):
+  """Returns when each shard was written."""
+  return {
+    path.name: path.stat().st_mtime_ns
+    for path in sorted(directory.glob('*-of-0000?'))
+  }
 
 
 def test_what_is_prepared_already_stays_and_this_is_said(
@@ -501,8 +584,8 @@ def test_flags_of_beam_that_no_shell_takes_are_refused(capsys):
 @pytest.mark.parametrize(
   ('start', 'part', 'message'),
   [
-    (30, '1/1', 'got none of the 1 of part 1/1'),
-    (3, '2/2', 'got none of the 0 of part 2/2'),
+    (30, '1/1', 'got none of the 1 of part 1/1, and for 1 one that .* another'),
+    (3, '2/2', 'got none of the 0 of part 2/2, and for 0 one'),
   ],
 )
 def test_clips_of_which_none_is_listed_are_refused(

@@ -123,5 +123,22 @@ def test_file_that_takes_for_ever_is_refused(late, monkeypatch, tmp_path):
   monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', str(stuck))
   monkeypatch.setattr(media, '_MAX_SECS', 0.2)
   for read in (media.read_sound, lambda *a: media.read_frames(*a, 32)):
-    with pytest.raises(ValueError, match='tone.wav must have .* in 0.2 s'):
+    with pytest.raises(ChildProcessError, match='wav must have .* in 0.2 s'):
       read(late / 'tone.wav', 25, 10)
+
+
+@pytest.mark.parametrize('blow', ['KILL', 'TERM'])
+def test_killed_ffmpeg_is_no_fault_of_the_file(
+  blow, late, monkeypatch, tmp_path
+):
+  killed = tmp_path / 'ffmpeg'
+  # Silence for ever, so that the signal comes before the end.
+  source = '-re -f lavfi -i anullsrc -f s16le -'
+  killed.write_text(
+    f'#!/bin/sh\n(sleep 0.3; kill -{blow} $$) &\n'
+    f'exec {ffmpeg.executable()} -v error {source}\n'
+  )
+  killed.chmod(0o755)
+  monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', str(killed))
+  with pytest.raises(ChildProcessError, match='tone.wav must .* was killed'):
+    media.read_sound(late / 'tone.wav', 8000, 10)

@@ -31,7 +31,7 @@ def read_sound(
     that begins later comes after silence. At least one.
 
   Raises:
-    OSError: there is no such file, or no FFmpeg.
+    OSError: there is no such file, no FFmpeg, or it was killed.
     ValueError: the file has no sound that can be read.
   """
   filters = f'aresample={sample_rate_hz}:async=1:first_pts=0'
@@ -63,7 +63,7 @@ def read_frames(
     first one is repeated if it comes later. At least one.
 
   Raises:
-    OSError: there is no such file, or no FFmpeg.
+    OSError: there is no such file, no FFmpeg, or it was killed.
     ValueError: the file has no frames that can be read; the picture on the
       cover of a sound is none.
   """

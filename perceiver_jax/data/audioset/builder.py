@@ -10,13 +10,14 @@ from tensorflow_datasets.core import dataset_builder
 
 from perceiver_jax import ffmpeg
 from perceiver_jax.data.audioset import cluster, contents, segments
-from perceiver_jax.data.audioset.clips import ClipFiles
+from perceiver_jax.data.audioset.clips import ClipFiles, begins_at
 from perceiver_jax.data.audioset.files import move_or_link
 from perceiver_jax.data.audioset.plan import Plan
 from perceiver_jax.data.audioset.report import write_report
 from perceiver_jax.data.audioset.shards import (
   Shard,
   features,
+  is_done,
   outcome_of,
   write_shard,
 )
@@ -185,20 +186,32 @@ class Audioset(dataset_builder.FileReaderBuilder):
       split: self._shards_of(split, all_segments, files, list(classes.values()))
       for split, all_segments in listed.items()
     }
-    paths = [
-      path
-      for of_split in shards.values()
-      for shard in of_split
-      for _, path in shard.segments
-    ]
-    if not any(paths):
+    self._check_any(
+      manual_dir,
+      [
+        found
+        for of_split in shards.values()
+        for shard in of_split
+        for found in shard.segments
+      ],
+    )
+    return shards
+
+  def _check_any(
+    self,
+    manual_dir: epath.Path,
+    found: list[tuple[segments.Segment, str | None]],
+  ) -> None:
+    """Raises ValueError if no segment has a file."""
+    others = [(segment, path) for segment, path in found if path is not None]
+    if not any(begins_at(path, segment.start) for segment, path in others):
       number, count = self._preparation.part
       raise ValueError(
         f'{manual_dir / CLIPS_DIRECTORY} must have the clip of one listed '
-        f'segment at least, got none of the {len(paths)} of part '
-        f'{number}/{count}.'
+        f'segment at least, got none of the {len(found)} of part '
+        f'{number}/{count}, and for {len(others)} one that by its name begins '
+        'at another time.'
       )
-    return shards
 
   def _shards_of(
     self,
@@ -246,8 +259,8 @@ class Audioset(dataset_builder.FileReaderBuilder):
   def _write(
     self, shards: list[Shard], download_config: tfds.download.DownloadConfig
   ) -> None:
-    """Writes the shards that no earlier run has written."""
-    left = [shard for shard in shards if not outcome_of(shard.path)]
+    """Writes the shards that no earlier run is done with."""
+    left = [shard for shard in shards if not is_done(shard.path)]
     num_threads = self._preparation.num_threads
     runner, options = download_config.beam_runner, download_config.beam_options
     if left and not (runner is None and options is None):

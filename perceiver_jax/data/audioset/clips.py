@@ -78,16 +78,20 @@ class ClipFiles:
       )
 
   def of(self, segment: Segment) -> str | None:
-    """Returns the file of a segment, None if there is none."""
-    names = self._names.get(segment.video_id, ())
-    fitting = [name for name in names if _begins_at(name, segment.start)]
-    if not fitting:
+    """Returns the file of a segment.
+
+    Failing that, one of the same video that does not begin where the segment
+    does; None if there is none of it.
+    """
+    names = self._names.get(segment.video_id)
+    if not names:
       return None
-    return str(self._directory / min(fitting, key=_preference))
+    fitting = [name for name in names if begins_at(name, segment.start)]
+    return str(self._directory / min(fitting or names, key=_preference))
 
 
-def _begins_at(name: str, start: float) -> bool:
-  """Whether a file of this name begins at `start`, or does not say when."""
+def begins_at(name: str, start: float) -> bool:
+  """Returns whether a clip of this name begins at `start`, or says not when."""
   written = _NAME.fullmatch(pathlib.PurePath(name).stem)['start']
   if written is None:
     return True
@@ -103,14 +107,18 @@ def _preference(name: str) -> tuple[int, str]:
 class Remark(enum.Enum):
   """What is unusual about a clip.
 
-  MISSING: there is no file. UNREADABLE: FFmpeg finds neither sound nor pictures
-  in it. TOO_SHORT: neither lasts for 1.28 s. These are left out. TRUNCATED: its
-  sound or its pictures end 0.1 s or more before the segment does. SILENT: its
-  sound stays below -60 dB. AUDIO_ONLY, VIDEO_ONLY: of the other there are not
-  1.28 s. These are kept.
+  MISSING: there is no file. OTHER_START: there is one of the video, but by its
+  name it begins elsewhere. KILLED: twice FFmpeg was killed or took too long,
+  which need not be the fault of the file. UNREADABLE: FFmpeg finds neither
+  sound nor pictures in it. TOO_SHORT: neither lasts for 1.28 s. These are left
+  out. TRUNCATED: its sound or its pictures end 0.1 s or more before the segment
+  does. SILENT: its sound stays below -60 dB. AUDIO_ONLY, VIDEO_ONLY: of the
+  other there are not 1.28 s. These are kept.
   """
 
   MISSING = 'missing'
+  OTHER_START = 'other_start'
+  KILLED = 'killed'
   UNREADABLE = 'unreadable'
   TOO_SHORT = 'too_short'
   TRUNCATED = 'truncated'
@@ -121,7 +129,16 @@ class Remark(enum.Enum):
   @property
   def is_left_out(self) -> bool:
     """Whether such clips are not prepared."""
-    return self in (Remark.MISSING, Remark.UNREADABLE, Remark.TOO_SHORT)
+    return self in _LEFT_OUT
+
+
+_LEFT_OUT = (
+  Remark.MISSING,
+  Remark.OTHER_START,
+  Remark.KILLED,
+  Remark.UNREADABLE,
+  Remark.TOO_SHORT,
+)
 
 
 class Clip(NamedTuple):
@@ -138,6 +155,11 @@ class Clip(NamedTuple):
   frames: list[bytes]
   remarks: tuple[Remark, ...]
   detail: str = ''
+
+  @classmethod
+  def left_out(cls, remark: Remark, detail: str = '') -> 'Clip':
+    """Returns one without sound and pictures."""
+    return cls(_NO_SOUND, [], (remark,), detail)
 
   @property
   def is_left_out(self) -> bool:
@@ -159,11 +181,14 @@ def read_clip(path: str | None, secs: float) -> Clip:
     OSError: there is no FFmpeg.
   """
   if path is None:
-    return Clip(_NO_SOUND, [], (Remark.MISSING,))
+    return Clip.left_out(Remark.MISSING)
   with files.local_copy(path) as local:
     if not os.path.isfile(local):  # A link, say, to nowhere.
-      return Clip(_NO_SOUND, [], (Remark.MISSING,), f'{path} is no file')
-    sound, frames, detail = _read(local, secs)
+      return Clip.left_out(Remark.MISSING, f'{path} is no file')
+    try:
+      sound, frames, detail = _read_again(local, secs)
+    except ChildProcessError as error:
+      return Clip.left_out(Remark.KILLED, str(error))
   lengths = [
     count / rate_hz
     for count, rate_hz in (
@@ -184,6 +209,17 @@ def read_clip(path: str | None, secs: float) -> Clip:
     is_read = any(lengths)
     remarks = [Remark.TOO_SHORT if is_read else Remark.UNREADABLE]
   return Clip(sound, frames, tuple(remarks), detail)
+
+
+def _read_again(
+  path: str, secs: float
+) -> tuple[Int16[np.ndarray, ' S'], list[bytes], str]:
+  """Reads a file, a second time if FFmpeg was killed the first."""
+  try:
+    return _read(path, secs)
+  except ChildProcessError as error:
+    _log.warning('Reading once more: %s', error)
+    return _read(path, secs)
 
 
 def _read(

@@ -52,7 +52,8 @@ class Shard(NamedTuple):
 
   Attributes:
     path: of the file to write.
-    segments: each with its file, None if it has none.
+    segments: each with its file, or one of another time of the same video;
+      None if there is none.
     class_names: in the order of the labels.
     file_format: of TFDS.
   """
@@ -110,6 +111,17 @@ def outcome_of(path: str) -> Outcome | None:
   )
 
 
+def is_done(path: str) -> bool:
+  """Returns whether nothing is left to do for the shard of this path.
+
+  An FFmpeg that was killed may come to an end the next time.
+  """
+  outcome = outcome_of(path)
+  return outcome is not None and not any(
+    clips.Remark.KILLED.value in clip.remarks for clip in outcome.unusual
+  )
+
+
 def write_shard(
   shard: Shard, num_threads: int, on_segment: Callable[[], object]
 ) -> Outcome:
@@ -163,6 +175,11 @@ def write_shard(
 
 def _read(listed: tuple[Segment, str | None]) -> clips.Clip:
   segment, path = listed
+  if path is not None and not clips.begins_at(path, segment.start):
+    return clips.Clip.left_out(
+      clips.Remark.OTHER_START,
+      f'{path} must begin at {segment.start} s, its name says another time.',
+    )
   return clips.read_clip(path, segment.secs)
 
 
