@@ -582,6 +582,24 @@ def test_flags_of_beam_that_no_shell_takes_are_refused(capsys):
 
 
 @pytest.mark.parametrize(
+  ('flags', 'unknown'),
+  [
+    ('--runner=DirectRunner --flink_mastr=http://here', 'flink_mastr=http'),
+    ('--runner=DirectRunner --direct_num_worker 2', 'direct_num_worker'),
+    ('DirectRunner', 'DirectRunner'),
+  ],
+)
+def test_flags_that_beam_does_not_know_are_refused(
+  flags, unknown, manual_dir, tmp_path
+):
+  pytest.importorskip('apache_beam')
+  command = ['prepare', f'--manual_dir={manual_dir}', f'--data_dir={tmp_path}']
+  with pytest.raises(SystemExit, match=f'flags of Beam, got .*{unknown}'):
+    main([*command, f'--beam_options={flags}'])
+  assert not (tmp_path / 'audioset_unfinished').exists()
+
+
+@pytest.mark.parametrize(
   ('start', 'part', 'message'),
   [
     (30, '1/1', 'got none of the 1 of part 1/1, and for 1 one that .* another'),

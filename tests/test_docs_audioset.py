@@ -9,7 +9,7 @@ import shlex
 import audioset_clips
 import pytest
 
-from perceiver_jax.data.audioset import clips
+from perceiver_jax.data.audioset import clips, cluster
 from perceiver_jax.data.audioset.__main__ import main
 from perceiver_jax.data.audioset.builder import Preparation
 
@@ -57,6 +57,14 @@ def test_commands_of_the_page_make_what_they_name(directory):
     # The page says what each of the counts is.
     table = _TEXT.split('| count | |')[1].split('\n\n')[0]
     assert re.findall(r'^\| `(\w+)` \|', table, re.M) == list(counts)
+
+
+def test_clusters_of_the_page_have_flags_that_beam_knows():
+  pytest.importorskip('apache_beam')
+  flags = re.findall(r"--beam_options='([^']*)'", _TEXT)
+  assert len(flags) == 4
+  for each in flags:
+    cluster.pipeline_options(shlex.split(each))
 
 
 def test_python_of_the_page_runs(directory, monkeypatch, capsys):

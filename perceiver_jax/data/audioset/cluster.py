@@ -1,5 +1,6 @@
 """Writes shards on many machines, by Apache Beam."""
 
+import argparse
 import functools
 import pickle
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ def pipeline_options(flags: Sequence[str]) -> Any:
 
   Raises:
     ImportError: the extra `[beam]` is not installed.
+    ValueError: Beam does not know one of the flags, which it would ignore.
   """
   try:
     from apache_beam.options import pipeline_options
@@ -25,7 +27,16 @@ def pipeline_options(flags: Sequence[str]) -> Any:
     raise ModuleNotFoundError(
       f"Apache Beam needs the extra [beam], pip install '.[beam]': {error}"
     ) from error
-  return pipeline_options.PipelineOptions(list(flags))
+  options = pipeline_options.PipelineOptions(list(flags))
+
+  def check(parser: argparse.ArgumentParser) -> None:
+    _, unknown = parser.parse_known_args(flags)
+    if unknown:
+      raise ValueError(f'beam_options must be flags of Beam, got {unknown}.')
+
+  # A view knows its own flags alone; this parser is the one of all.
+  options.get_all_options(add_extra_args_fn=check)
+  return options
 
 
 def write_shards(

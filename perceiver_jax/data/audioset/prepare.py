@@ -48,7 +48,7 @@ def prepare(
 
   Raises:
     OSError: a list or the clips are missing, or there is no FFmpeg.
-    ValueError: a list is wrong.
+    ValueError: a list is wrong, or a flag of Beam.
     ImportError: Beam is not installed.
   """
   manual_dir = absolute(manual_dir)
