@@ -130,19 +130,28 @@ def test_broken_meshes_are_left_out_and_named(tmp_path, caplog):
   modelnet40_files.write_meshes(tmp_path)
   broken = {
     'bed/train/bed_train_0.off': ('OFF\n3 0 0\n0 0 0\n', 'got none'),
+    'chair/train/chair_train_1.off': (None, 'must be a file'),
     'xbox/test/xbox_test_0.off': ('PLY', 'begin as an OFF'),
   }
   for file, (text, _) in broken.items():
-    (tmp_path / 'ModelNet40' / file).write_text(text)
+    path = tmp_path / 'ModelNet40' / file
+    if text is None:
+      path.unlink()
+      path.mkdir()
+    else:
+      path.write_text(text)
   _prepare(tmp_path, tmp_path / 'data', 'meshes')
   _, train = _read(tmp_path / 'data')
   _, test = _read(tmp_path / 'data', 'test')
-  assert (len(train), len(test)) == (79, 39)
+  assert (len(train), len(test)) == (78, 39)
   assert 'bed/bed_train_0' not in train and 'bed/bed_train_1' in train
   (path,) = (tmp_path / 'data').glob('modelnet40/meshes/1.0.0/metadata.json')
   skipped = json.loads(path.read_text())['skipped']
   assert {split: list(files) for split, files in skipped.items()} == {
-    'train': ['ModelNet40/bed/train/bed_train_0.off'],
+    'train': [
+      'ModelNet40/bed/train/bed_train_0.off',
+      'ModelNet40/chair/train/chair_train_1.off',
+    ],
     'test': ['ModelNet40/xbox/test/xbox_test_0.off'],
   }
   for file, (_, reason) in broken.items():
@@ -242,6 +251,20 @@ def test_command_says_in_one_line_what_is_missing(form, directory, tmp_path):
         f'--data_dir={tmp_path}/data',
       ]
     )
+
+
+def test_format_that_cannot_be_read_at_random_is_refused(tmp_path):
+  modelnet40_files.write_meshes(tmp_path)
+  with pytest.raises(SystemExit, match=r"must be one of .* got 'parquet'"):
+    modelnet40.main(
+      [
+        'modelnet40/meshes',
+        f'--manual_dir={tmp_path}',
+        f'--data_dir={tmp_path}/data',
+        '--file_format=parquet',
+      ]
+    )
+  assert not (tmp_path / 'data').exists()
 
 
 def test_what_is_prepared_needs_no_archive_any_more(modelnet40_dir, tmp_path):

@@ -373,7 +373,7 @@ def test_a_format_without_random_access_is_refused(tfrecord_builder):
     'riegeli', override=True, override_if_initialized=True
   )
   with pytest.raises(
-    ValueError, match=r'array_record or tfrecord, got .*RIEGELI'
+    ValueError, match=r"'array_record', 'tfrecord'.*, got 'riegeli'"
   ):
     records.Records(builder, 'train')
 

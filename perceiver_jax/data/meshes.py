@@ -20,6 +20,8 @@ def read_off(path: str | os.PathLike[str]) -> trimesh.Trimesh:
   Raises:
     UnreadableError: it is not a whole OFF file with faces that have an area.
   """
+  if not os.path.isfile(path):  # A directory, or a link to nowhere.
+    raise UnreadableError('it must be a file, got none.')
   with open(path, errors='replace') as file:
     header = _HEADER.match(file.read(_HEADER_SIZE))
   if header is None:

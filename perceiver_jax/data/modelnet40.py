@@ -61,12 +61,17 @@ def prepare(
     name: 'modelnet40/meshes' or 'modelnet40/point_sets'.
     manual_dir: has the unpacked archive.
     data_dir: the TFDS directory, None for the default one.
-    file_format: 'array_record', or 'tfrecord'.
+    file_format: one of `records.FILE_FORMATS`.
 
   Raises:
     FileNotFoundError: the unpacked archive is not in `manual_dir`.
-    ValueError: the files are not those of ModelNet40.
+    ValueError: the files are not those of ModelNet40, or the format is another.
   """
+  if file_format not in records.FILE_FORMATS:
+    raise ValueError(
+      f'file_format must be one of {records.FILE_FORMATS}, for those can be '
+      f'read at random, got {file_format!r}.'
+    )
   builder = tfds.builder(name, data_dir=data_dir)
   manual_dir = absolute(manual_dir)
   directory = builder.builder_config.directory

@@ -196,18 +196,24 @@ def _file_instructions(
 
 def _opener(builder: tfds.core.DatasetBuilder) -> Callable[[str, int], Any]:
   """Returns `(file name, its size) -> records as bytes, by position`."""
-  file_format = builder.info.file_format
-  if file_format == tfds.core.FileFormat.ARRAY_RECORD:
-    return _open_array_record
-  if file_format == tfds.core.FileFormat.TFRECORD:
-    return TFRecordFile
-  raise ValueError(
-    f'{builder.info.full_name} must be prepared as array_record or tfrecord, '
-    f'got {file_format}.'
-  )
+  file_format = builder.info.file_format.value
+  if file_format not in _OPENERS:
+    raise ValueError(
+      f'{builder.info.full_name} must be prepared as one of {FILE_FORMATS}, '
+      f'got {file_format!r}.'
+    )
+  return _OPENERS[file_format]
 
 
 def _open_array_record(filename: str, num_records: int) -> Any:
   return array_record_data_source.ArrayRecordDataSource(
     f'{filename}[0:{num_records}]'
   )
+
+
+_OPENERS: dict[str, Callable[[str, int], Any]] = {
+  'array_record': _open_array_record,
+  'tfrecord': TFRecordFile,
+}
+FILE_FORMATS = tuple(_OPENERS)
+"""Those of TFDS that can be read at random."""
