@@ -10,7 +10,7 @@ import pytest
 import tiny_job
 from poisoned import PoisonedTask
 
-from perceiver_jax.data.base import train_example_indices
+from perceiver_jax.data.base import train_batches, train_example_indices
 from perceiver_jax.modalities.image import ConvEmbedding
 from perceiver_jax.tasks.classification import ClassificationTask
 from perceiver_jax.training import loop, parallel
@@ -195,6 +195,37 @@ def test_run_ends_with_the_batches_named_and_the_state_saved(
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
   # What is saved is what three updates made.
   assert _num_updates(saved.model_state) == 3
+
+
+@pytest.mark.parametrize(('end', 'ends'), [(6, False), (7, True), (50, True)])
+def test_run_ends_though_nothing_was_logged_or_it_went_on_well(
+  digits_dir, tmp_path, monkeypatch, end, ends
+):
+  def poisoned_batches(data, *, seed, start_step, shard):
+    batches = train_batches(data, seed=seed, start_step=start_step, shard=shard)
+    for step, batch in enumerate(batches, start=start_step + 1):
+      value = 255 if 4 <= step < end else 0
+      yield batch | {'image': np.full_like(batch['image'], value)}
+
+  monkeypatch.setattr(loop, 'train_batches', poisoned_batches)
+  config = _poisonable(digits_dir, num_steps=12, log_every_steps=50)
+  config.evaluate_every_steps = config.checkpoint.every_steps = 50
+  config.watch.max_skipped_in_a_row = 2
+  if not ends:
+    assert loop.train(config, tmp_path)['step'] == 12
+    return
+  with pytest.raises(FloatingPointError) as error:
+    loop.train(config, tmp_path)
+  assert 'got 3 in a row, from step 4 on' in str(error.value)
+  assert 'Step 4 saw the examples' in str(error.value)
+  with config.checkpoint.make(
+    tmp_path, config.to_json(), read_only=True
+  ) as checkpointer:
+    # With the update that was under way.
+    assert checkpointer.latest_step() == 7
+    saved = checkpointer.restore(abstract_state(make_job(config.copy())))
+  assert _num_updates(saved.model_state) == 3 + (end == 7)
+  assert int(saved.watch.num_skipped) == 3 + (end > 7)
 
 
 def test_limits_are_checked():

@@ -218,19 +218,22 @@ def _update(
         state, metrics = update(state, batch)
         # At most two steps are under way, each of which holds a batch.
         jax.block_until_ready(metrics if recorder.waits(step) else previous)
-      if nan_check and (reason := nan_check(state, batch, metrics)):
-        raise FloatingPointError(f'{reason} {alarm.batch_of(step)}')
+      reason = previous and alarm.follow(step - 1, previous)
+      if nan_check and (found := nan_check(state, batch, metrics)):
+        raise FloatingPointError(f'{found} {alarm.batch_of(step)}')
       previous = metrics
       is_last = step == job.num_steps
       must_stop, eval_metrics = pulse.beat(), None
       if step % config.log_every_steps == 0 or is_last:
         metrics, watch = jax.device_get((metrics, state.watch))
         recorder.log(step, metrics)
-        if reason := alarm.report(watch):
-          checkpointer.save(step, parallel.as_global(state))
-          raise FloatingPointError(reason)
+        alarm.report(watch)
+        reason, previous = reason or alarm.follow(step, metrics), None
       else:
         recorder.progress(step)
+      if reason:
+        checkpointer.save(step, parallel.as_global(state))
+        raise FloatingPointError(reason)
       if _is_due(job, step) and not must_stop:
         eval_metrics = _evaluate(evaluator, state, step, recorder)
         must_stop = eval_metrics is None

@@ -18,7 +18,7 @@ from perceiver_jax.tasks.base import Batch, Outcomes, Task, mean_metrics
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.sharding import share
 from perceiver_jax.training.state import TrainState
-from perceiver_jax.training.watch import watch
+from perceiver_jax.training.watch import SKIPPED_UPDATES, watch
 
 Scalars = dict[str, jax.Array]
 
@@ -77,7 +77,7 @@ def make_train_step(
       watch=watch(config.watch, state.watch, step, metrics['loss'], is_finite),
     )
     metrics |= {
-      'skipped_updates': state.watch.num_skipped,
+      SKIPPED_UPDATES: state.watch.num_skipped,
       'loss_spikes': state.watch.num_spikes,
     }
     if config.loss_scaling is not None:

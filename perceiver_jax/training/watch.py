@@ -1,7 +1,7 @@
 """What goes wrong in a run of days, noticed on the device.
 
-The counters are a part of the training state: they cost no look at the device,
-survive a restart, and are the same on every device and process.
+The counters are a part of the training state: they survive a restart, and are
+the same on every device and process.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from perceiver_jax.config import Config
 
+SKIPPED_UPDATES = 'skipped_updates'  # The metric of an update.
 # A mean over about as many losses; before them nothing counts as a spike.
 _MEMORY_STEPS = 50
 # Of the mean: a loss that hardly moves has no spikes of less.
@@ -21,8 +22,8 @@ class WatchConfig(Config):
   """What a run bears, and what it reports.
 
   An update whose loss or whose gradient's norm is not finite is skipped: the
-  state stays as it is, but for its counters. The counters are looked at
-  whenever metrics are logged.
+  state stays as it is, but for its counters. What they say is logged with the
+  metrics.
 
   Attributes:
     max_skipped_in_a_row: one more update skipped without one made between
