@@ -1,7 +1,7 @@
 """Jobs of seconds for `train.py`: --config=tests/tiny_job_config.py:VARIANT.
 
 The data set lies in the default TFDS directory. `started=WORKDIR` starts from
-the weights of a run.
+the weights of a run, but for its outputs.
 """
 
 import tiny_job
@@ -22,7 +22,9 @@ def get_config(variant: str = ''):
       config = tiny_job.resumable_config(None)
     case 'started':
       config = tiny_job.resumable_config(None)
-      config.initial_weights = InitialWeights(path=path)
+      config.initial_weights = InitialWeights(
+        path=path, new_modules=('outputs',)
+      )
       config.ema_decay, config.shard_optimizer_state = 0.5, True
     case 'log_of_negative':
       stem = ConvEmbedding(channels=4, sync_batch_norm=True)
