@@ -12,6 +12,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from perceiver_jax.buckets import make_directory
 from perceiver_jax.tasks import drawing
 from perceiver_jax.tasks.drawing import BarChart, Picture
 from perceiver_jax.tasks.ranking import rank_classes
@@ -247,7 +248,7 @@ def _save(
     figures: by name; the picture of one that is not there any more is removed.
   """
   directory = epath.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
+  make_directory(directory)
   with (directory / PER_CLASS_FILE).open('w') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(['class', 'name', *columns])

@@ -12,6 +12,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags import config_path, tuple_parser
 
+from perceiver_jax.buckets import os_errors
 from perceiver_jax.config import Config, subclasses, unknown_field
 from perceiver_jax.training.config import TrainConfig
 from perceiver_jax.training.profiling import parse_steps
@@ -173,7 +174,8 @@ def errors_in_a_line() -> Iterator[None]:
     SystemExit: instead of the error; it holds the line.
   """
   try:
-    yield
+    with os_errors():
+      yield
   except (ValueError, TypeError, OSError, FloatingPointError) as error:
     logging.info('The error in full, for --verbosity=0:', exc_info=True)
     sys.exit(f'{type(error).__name__}: {error}')

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from perceiver_jax.buckets import os_errors
 from perceiver_jax.training.compatibility import array_paths, spelled_arrays
 
 # Elements hashed at a time: what comes of them stays in a core's cache.
@@ -72,6 +73,7 @@ class Manifest(NamedTuple):
       )
 
 
+@os_errors()
 def read_manifest(path: epath.Path) -> Manifest:
   """Reads the file of a manifest.
 

@@ -9,6 +9,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from perceiver_jax.buckets import os_errors
+
 
 def is_primary() -> bool:
   """Returns whether this is the process that writes and speaks for all."""
@@ -58,6 +60,7 @@ def check_same(what: str, text: str) -> None:
     )
 
 
+@os_errors()
 def check_shared(directory: epath.Path) -> None:
   """Checks that all processes see one directory; all must call this.
 

@@ -11,6 +11,8 @@ import jax
 from absl import logging
 from etils import epath
 
+from perceiver_jax.buckets import make_directory
+
 PROFILE_DIR = 'profile'
 
 
@@ -140,5 +142,5 @@ def _copy(source: pathlib.Path, target: epath.Path) -> None:
   for path in source.rglob('*'):
     if path.is_file():
       copy = target / path.relative_to(source)
-      copy.parent.mkdir(parents=True, exist_ok=True)
+      make_directory(copy.parent)
       copy.write_bytes(path.read_bytes())

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from perceiver_jax.buckets import is_in_bucket
+from perceiver_jax.buckets import is_in_bucket, make_directory, os_errors
 from perceiver_jax.training.manifest import (
   DamagedCheckpointError,
   Manifest,
@@ -186,8 +186,9 @@ class Store:
     meet('before a checkpoint is set aside')
     if is_primary():
       try:
-        self._aside.mkdir(parents=True, exist_ok=True)
-        path.rename(place)
+        with os_errors():
+          make_directory(self._aside)
+          path.rename(place)
         logging.error('It is now %s.', place)
       except OSError as failure:
         logging.error('It could not be set aside: %s', failure)
@@ -214,8 +215,9 @@ class Store:
     path = self._directory / str(step) / 'manifest' / _MANIFEST
     written = path.with_name(f'{path.name}.new')
     try:
-      written.write_text(json.dumps(manifest.sealed()))
-      written.replace(path)
+      with os_errors():
+        written.write_text(json.dumps(manifest.sealed()))
+        written.replace(path)
     except OSError as error:
       logging.warning('%s could not be written: %s', path, error)
 
@@ -226,13 +228,14 @@ class Store:
       return
     path = self._directory / str(step)
     try:
-      if is_in_bucket(path):
-        # Where a rename copies all, it is this file that makes it complete.
-        (path / _COMPLETE).unlink(missing_ok=True)
-      else:
-        # What has this name is removed at the next start.
-        path = path.rename(path.with_name(f'{step}{_TEMPORARY}'))
-      path.rmtree()
+      with os_errors():
+        if is_in_bucket(path):
+          # Where a rename copies all, it is this file that makes it complete.
+          (path / _COMPLETE).unlink(missing_ok=True)
+        else:
+          # What has this name is removed at the next start.
+          path = path.rename(path.with_name(f'{step}{_TEMPORARY}'))
+        path.rmtree()
     except OSError as error:
       logging.warning('%s could not be deleted: %s', path, error)
 
@@ -252,9 +255,10 @@ class Store:
       # it for minutes, and with them the end of the run.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
-    return ocp.CheckpointManager(
-      self._directory, options=options, handler_registry=_handlers()
-    )
+    with os_errors():
+      return ocp.CheckpointManager(
+        self._directory, options=options, handler_registry=_handlers()
+      )
 
   def _warn_of_partial(self) -> None:
     if self._read_only or not is_primary() or not self._directory.exists():
@@ -275,13 +279,15 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
   workdir = epath.Path(workdir)
   trial = workdir / f'.writable_{uuid.uuid4().hex}'
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    trial.write_text('')
-    trial.unlink()
+    with os_errors():
+      make_directory(workdir)
+      trial.write_text('')
+      trial.unlink()
   except OSError as error:
+    reason = error.strerror or ' '.join(str(error).split())
     raise OSError(
       f'workdir must be a directory that can be written to, got {workdir}: '
-      f'{error.strerror}.'
+      f'{reason}.'
     ) from error
 
 
@@ -289,7 +295,8 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
 def _damage_of(path: epath.Path) -> Iterator[None]:
   """Takes what goes wrong in reading for damage, unless it may pass."""
   try:
-    yield
+    with os_errors():
+      yield
   except _MAY_PASS:
     raise
   except Exception as error:
