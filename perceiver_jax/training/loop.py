@@ -185,6 +185,7 @@ def _run(
   if is_missing:
     metrics = _evaluate(evaluator, state, step, recorder)
     if metrics is not None:
+      recorder.flush()
       checkpointer.add_metrics(step, metrics)
   elif is_finished:
     metrics = evaluator(state)
@@ -232,12 +233,14 @@ def _update(
       else:
         recorder.progress(step)
       if reason:
+        recorder.flush()
         checkpointer.save(step, parallel.as_global(state))
         raise FloatingPointError(reason)
       if _is_due(job, step) and not must_stop:
         eval_metrics = _evaluate(evaluator, state, step, recorder)
         must_stop = eval_metrics is None
       if step % config.checkpoint.every_steps == 0 or is_last or must_stop:
+        recorder.flush()
         checkpointer.save(step, parallel.as_global(state), eval_metrics)
       if must_stop:
         break

@@ -12,6 +12,7 @@ import tensorboardX
 from absl import logging
 from etils import epath
 
+from perceiver_jax.buckets import make_directory
 from perceiver_jax.training.histograms import Histogram
 from perceiver_jax.training.lasting_files import LineFile, lasting
 
@@ -23,10 +24,11 @@ class MetricWriter:
   """Writes metrics to `WORKDIR/metrics.jsonl` and for TensorBoard beside it.
 
   A line of the file is one JSON object: `step`, `split`, then the metrics by
-  name. It is on disk when `write` returns; if it cannot be written, that is
-  reported, and the line written later. JSON has no number for NaN and
-  infinities: they are the strings `NaN`, `Infinity` and `-Infinity`, which
-  `read_metrics` turns back. TensorBoard shows a metric as `SPLIT/NAME`.
+  name. It is on disk when `write` returns, in a bucket when `flush` does; if it
+  cannot be written, that is reported, and the line written later. JSON has no
+  number for NaN and infinities: they are the strings `NaN`, `Infinity` and
+  `-Infinity`, which `read_metrics` turns back. TensorBoard shows a metric as
+  `SPLIT/NAME`.
 
   A run that goes on from a checkpoint repeats the steps after it. What their
   first writing left is forgotten at the start, a last line cut off by a kill
@@ -55,7 +57,7 @@ class MetricWriter:
     if not is_primary:
       return
     workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_directory(workdir)
     path = workdir / METRICS_FILE
     _forget_after(path, resume_step)
     self._file = LineFile(path)
@@ -137,6 +139,11 @@ class MetricWriter:
       self._summary_writer.add_image(
         f'{split}/{name}', picture, step, dataformats='HWC'
       )
+
+  def flush(self) -> None:
+    """Writes the lines of `metrics.jsonl` that have not been written yet."""
+    if self._is_primary:
+      self._file.flush()
 
   def close(self) -> None:
     """Ends the writing."""

@@ -160,6 +160,14 @@ class Recorder:
       self._draw_curves(must_draw=step == self._job.num_steps)
     self._restart(step)
 
+  def flush(self) -> None:
+    """Writes lines that wait, for a run that goes on does not repeat them.
+
+    To be called before a state is saved, or is said to be evaluated.
+    """
+    self._writer.flush()
+    self._log.flush()
+
   def _draw_curves(self, *, must_draw: bool) -> None:
     """Draws what was written so far, unless it was just drawn.
 
@@ -168,6 +176,7 @@ class Recorder:
     start_secs = time.monotonic()
     if not must_draw and start_secs < self._next_curves_secs:
       return
+    self._writer.flush()
     try:
       save_curves(self._workdir)
     except Exception as error:  # Such as a disk that is full.

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from etils import epath
 
+from perceiver_jax.buckets import make_directory
 from perceiver_jax.training.lasting_files import LineFile
 
 LOG_FILE = 'log.txt'
@@ -33,7 +34,7 @@ class RunLog:
     if not is_primary:
       return
     workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_directory(workdir)
     self._handler = _Handler(LineFile(workdir / LOG_FILE))
     root = logging.getLogger()
     self._stand_in = None
@@ -71,6 +72,11 @@ class RunLog:
       record['levelname'] = logging.getLevelName(level)
       self._handler.handle(logging.makeLogRecord(record))
 
+  def flush(self) -> None:
+    """Writes the lines that have not been written yet, to a bucket say."""
+    if self._handler is not None:
+      self._handler.flush()
+
 
 class _Handler(logging.Handler):
   """Writes records to a file that outlasts failures."""
@@ -89,6 +95,10 @@ class _Handler(logging.Handler):
       self._file.add(self.format(record) + '\n')
     except Exception:  # Such as arguments that do not fit the message.
       self.handleError(record)
+
+  def flush(self) -> None:
+    with self.lock:
+      self._file.flush()
 
   def close(self) -> None:
     self._file.close()
