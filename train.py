@@ -78,7 +78,8 @@ def _run(arguments: Sequence[str]) -> tuple[str, int]:
     )
   distributed.check_flags()
   xla_flags.set_cpu_flags()
-  pulse = distributed.join(heeds_sigterm=_MODE.value == 'train')
+  trains = _MODE.value == 'train'
+  pulse = distributed.join(heeds_sigterm=trains, exit_code=_EXIT_CODE.value)
 
   # What starts JAX comes after the flags of its compiler.
   from perceiver_jax.training import dry_run, loop, metrics, processes
@@ -88,7 +89,7 @@ def _run(arguments: Sequence[str]) -> tuple[str, int]:
     if _MODE.value == 'dry_run':
       summary = dry_run.dry_run(_CONFIG.value, where, compiles=_COMPILE.value)
       said = f'{summary}\n'
-    elif _MODE.value == 'train':
+    elif trains:
       trained = loop.train(
         _CONFIG.value,
         where,
@@ -100,9 +101,8 @@ def _run(arguments: Sequence[str]) -> tuple[str, int]:
       exit_code = _EXIT_CODE.value if loop.is_cut_short(trained) else 0
     else:
       report_dir = _WORKDIR.value and f'{_WORKDIR.value}/evaluation'
-      said = metrics.json_line(
-        loop.evaluate(_CONFIG.value, where, report_dir, pulse=pulse)
-      )
+      evaluated = loop.evaluate(_CONFIG.value, where, report_dir, pulse=pulse)
+      said = metrics.json_line(evaluated)
   return said if processes.is_primary() else '', exit_code
 
 

@@ -28,17 +28,19 @@ def _config(data_dir):
 
 
 class _ToldAt(Pulse):
-  """Is sent SIGTERM before a beat, and again later."""
+  """Is sent SIGTERM at a beat, and again later."""
 
   def __init__(self, beat):
     super().__init__(heeds_sigterm=True)
     self._beat = beat
 
   def beat(self):
+    is_told = super().beat()
     self._beat -= 1
     if self._beat <= 0:
       os.kill(os.getpid(), signal.SIGTERM)
-    return super().beat()
+      is_told = super().beat()
+    return is_told
 
 
 def _lines(workdir):
@@ -123,3 +125,35 @@ with Pulse(stall_timeout_secs=2.0) as pulse:
   assert ended.stdout == 'has beaten\n'
   assert 'No update and no evaluated batch has ended for 2 s' in ended.stderr
   assert 'in wait_for_a_peer' in ended.stderr
+
+
+@pytest.mark.parametrize('num_beats', [0, 1])
+def test_sigterm_ends_a_process_at_once_only_if_nothing_was_done(num_beats):
+  program = f"""
+import hashlib
+import jax
+from perceiver_jax.training.pulse import Pulse
+
+with Pulse(heeds_sigterm=True, exit_code=42) as pulse:
+  for _ in range({num_beats}):
+    pulse.beat()
+  print('is busy', flush=True)
+  # No handler is called meanwhile, as in the compiler.
+  hashlib.pbkdf2_hmac('sha256', b'', b'', {10**7 if num_beats else 10**9})
+  print(pulse.beat(), flush=True)
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    try:
+      assert process.stdout.readline() == 'is busy\n'
+      process.terminate()
+      said, errors = process.communicate(timeout=60)
+    finally:
+      process.kill()
+  assert said == ('True\n' if num_beats else '')
+  assert process.returncode == (0 if num_beats else 42), errors
+  assert ('Told to stop before the first update' in errors) == (not num_beats)

@@ -115,7 +115,10 @@ def check_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def join(
-  *, heeds_sigterm: bool, flag_values: flags.FlagValues = flags.FLAGS
+  *,
+  heeds_sigterm: bool,
+  exit_code: int = 0,
+  flag_values: flags.FlagValues = flags.FLAGS,
 ) -> Pulse:
   """Waits for the other processes, if the flags say that there are some.
 
@@ -124,6 +127,7 @@ def join(
 
   Args:
     heeds_sigterm: whether SIGTERM asks the job to stop, from now on.
+    exit_code: see `Pulse`.
     flag_values: where the flags are defined.
 
   Returns:
@@ -134,7 +138,7 @@ def join(
     OSError: the others could not reach this process, which has to lead.
   """
   if not flag_values['distributed'].value:
-    return Pulse(heeds_sigterm=heeds_sigterm)
+    return Pulse(heeds_sigterm=heeds_sigterm, exit_code=exit_code)
   jax.config.update('jax_enable_preemption_service', heeds_sigterm)
   address, count, index = (flag_values[name].value for name in _PLACE)
   if index == 0:
