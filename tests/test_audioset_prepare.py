@@ -74,6 +74,10 @@ def test_what_is_wrong_with_a_clip_is_said(
   assert (len(clip.sound) > 0, len(clip.frames) > 0) == (has_sound, has_frames)
   if Remark.UNREADABLE in remarks:
     assert name in clip.detail
+  what = {Remark.AUDIO_ONLY: 'frames', Remark.VIDEO_ONLY: 'sound'}
+  for remark in what.keys() & remarks:
+    rule = f'{odd_clips / name} must have {what[remark]} that can be read'
+    assert clip.detail == f'{rule}, got none.'
 
 
 def test_a_missing_clip_is_said():
