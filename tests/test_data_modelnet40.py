@@ -267,8 +267,24 @@ def test_format_that_cannot_be_read_at_random_is_refused(tmp_path):
   assert not (tmp_path / 'data').exists()
 
 
-def test_what_is_prepared_needs_no_archive_any_more(modelnet40_dir, tmp_path):
-  _prepare(tmp_path, modelnet40_dir, 'meshes')
+def test_what_is_prepared_needs_no_archive_and_stays(
+  modelnet40_dir, tmp_path, caplog, capsys
+):
+  modelnet40.main(
+    [
+      'modelnet40/meshes',
+      f'--manual_dir={tmp_path}',
+      f'--data_dir={modelnet40_dir}',
+      '--file_format=tfrecord',
+    ]
+  )
+  ready = f'{modelnet40_dir}/modelnet40/meshes/1.0.0'
+  assert f'{ready} is prepared already, as array_record, and' in caplog.text
+  assert capsys.readouterr().out.splitlines()[-3:] == [
+    'train: 80 examples, 0 left out',
+    'test: 40 examples, 0 left out',
+    f'{ready}: the prepared data',
+  ]
 
 
 def test_split_without_a_mesh_that_can_be_read_is_an_error(tmp_path):

@@ -11,6 +11,7 @@ names each and says why.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ import tensorflow_datasets as tfds
 
 from perceiver_jax.buckets import absolute
 from perceiver_jax.data import records
-from perceiver_jax.data.modelnet40_builder import ModelNet40
+from perceiver_jax.data.modelnet40_builder import SKIPPED, ModelNet40
 from perceiver_jax.data.points import PointsData
+
+_log = logging.getLogger(__name__)
 
 _COMMAND = 'python -m perceiver_jax.data.modelnet40'
 _FORMS = tuple(
@@ -54,7 +57,7 @@ def prepare(
   manual_dir: str | os.PathLike[str],
   data_dir: str | os.PathLike[str] | None,
   file_format: str,
-) -> None:
+) -> tfds.core.DatasetBuilder:
   """Prepares the data set, unless it is prepared already.
 
   Args:
@@ -62,6 +65,9 @@ def prepare(
     manual_dir: has the unpacked archive.
     data_dir: the TFDS directory, None for the default one.
     file_format: one of `records.FILE_FORMATS`.
+
+  Returns:
+    The builder of the prepared data.
 
   Raises:
     FileNotFoundError: the unpacked archive is not in `manual_dir`.
@@ -80,10 +86,17 @@ def prepare(
       f'{manual_dir} must hold {directory}, the unpacked archive, for {name}, '
       'got no such directory.'
     )
+  if builder.is_prepared():
+    _log.warning(
+      '%s is prepared already, as %s, and stays as it is.',
+      builder.data_path,
+      builder.info.file_format.value,
+    )
   builder.download_and_prepare(
     file_format=file_format,
     download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
   )
+  return builder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -99,9 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--file_format', default='array_record')
   arguments = parser.parse_args(argv)
   try:
-    prepare(**vars(arguments))
+    builder = prepare(**vars(arguments))
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
+  for split, info in builder.info.splits.items():
+    left_out = builder.info.metadata[SKIPPED].get(split, ())
+    print(f'{split}: {info.num_examples} examples, {len(left_out)} left out')
+  print(f'{builder.data_path}: the prepared data')
 
 
 if __name__ == '__main__':
