@@ -17,11 +17,13 @@ proportion.
     --config.model.precision=BFLOAT16
 
 DIR is prepared by `python -m perceiver_jax.data.audioset`. One device runs the
-same with --config.accumulation_steps=16, 64 clips at a time, for which 43 to 45
-GiB of activations are saved; 2.3 with --config.model.self_attend.remat=ALL
---config.model.cross_attend.remat=ALL (tuned; estimated by --mode=dry_run). Cost
-of raw_video: three times 177 GFLOPs an example, 9.0e19 for the paper's 1.7
-million videos (computed), and a forward pass more for remat.
+same with --config.accumulation_steps=16, 64 clips at a time. Blocks are
+recomputed in the backward pass, for which 1.1 (mel) to 2.6 GiB (raw_video) are
+then saved where it would be 43 to 45 without remat, estimated by
+--mode=dry_run; with the batch, 5 GiB, and all else the update of tuned takes 17
+GiB (--compile, for a CPU). Cost of raw_video: three times 177 GFLOPs an
+example, 9.0e19 for the paper's 1.7 million videos (computed), and a forward
+pass more for remat.
 
 Expected mean average precision in percent, from the paper, whose videos are not
 all to be had any more; NOT YET RUN at full scale with this code:
@@ -40,6 +42,7 @@ The first version of the paper had other numbers, of a transposed matrix.
 
 from perceiver_jax import presets
 from perceiver_jax.data.audioset.config import AudioSetData
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.tagging import TaggingTask
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.config import TrainConfig
@@ -93,6 +96,7 @@ def get_config(variant: str = '') -> TrainConfig:
       raise ValueError(
         f'the variant must be one of {VARIANTS}, got {variant!r}.'
       )
+  config.model.self_attend.remat = config.model.cross_attend.remat = Remat.ALL
   return config
 
 

@@ -12,12 +12,12 @@ leaves open is that of its ImageNet models: LAMB, learning rate 2e-3 at batch
     --config.model.precision=BFLOAT16
 
 DIR is prepared by `python -m perceiver_jax.data.audioset`. One device runs the
-same with --config.accumulation_steps=16, 64 clips at a time, for which 22
-(raw_video) or 33 GiB (mel_video) of activations are saved; 1.7 (mel_video) with
---config.model.self_attend.remat=ALL --config.model.cross_attend.remat=ALL,
-estimated by --mode=dry_run. Cost: three times 53 (raw_video) or 129 GFLOPs
-(mel_video) an example, 2.7e19 or 6.6e19 for the 1.7 million videos of the
-original paper (computed), and a forward pass more for remat.
+same with --config.accumulation_steps=16, 64 clips at a time. Blocks are
+recomputed in the backward pass, for which 1.3 (raw_video) or 1.7 GiB
+(mel_video) are then saved where it would be 22 or 33 without remat; estimated
+by --mode=dry_run. Cost: three times 53 (raw_video) or 129 GFLOPs (mel_video) an
+example, 2.7e19 or 6.6e19 for the 1.7 million videos of the original paper
+(computed), and a forward pass more for remat.
 
 Expected mean average precision in percent, from the paper; NOT YET RUN at full
 scale with this code:
@@ -29,6 +29,7 @@ scale with this code:
 
 from perceiver_jax import presets
 from perceiver_jax.data.audioset.config import AudioSetData
+from perceiver_jax.nn.repeat import Remat
 from perceiver_jax.tasks.tagging import TaggingTask
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.config import TrainConfig
@@ -65,6 +66,7 @@ def get_config(variant: str = '') -> TrainConfig:
       raise ValueError(
         f'the variant must be one of {VARIANTS}, got {variant!r}.'
       )
+  config.model.self_attend.remat = config.model.cross_attend.remat = Remat.ALL
   return config
 
 

@@ -1,8 +1,12 @@
 """The configs of AudioSet and ModelNet40 are the rows of the papers' tables."""
 
+import re
+
 import config_files
 import pytest
 
+from perceiver_jax.nn.repeat import Remat
+from perceiver_jax.training.dry_run import dry_run
 from perceiver_jax.training.optimizers import Lamb
 
 _NUM_TRAIN = 1_700_000
@@ -110,3 +114,53 @@ def test_recipe_of_modelnet40_is_the_published_one():
   assert model.inputs.num_bands == 64
   assert model.inputs.max_frequency == 1120.0
   assert config.data.scale_range == (0.99, 1.01)
+
+
+# What the configs promise of one device: examples at a time, and GiB.
+@pytest.mark.parametrize(
+  ('name', 'variant', 'count', 'gibibytes'),
+  [
+    pytest.param(*case, marks=[] if case[1] == 'debug' else pytest.mark.slow)
+    for case in (
+      ('audioset_perceiver', 'debug', 2, None),
+      ('audioset_perceiver', 'mel', 64, 1.1),
+      ('audioset_perceiver', 'raw_video', 64, 2.6),
+      ('audioset_perceiver_io', 'raw_video', 64, 1.3),
+      ('audioset_perceiver_io', 'mel_video', 64, 1.7),
+      ('modelnet40', 'debug', 2, None),
+      ('modelnet40', '', 64, 1.1),
+    )
+  ],
+)
+def test_one_device_runs_it_by_one_flag_in_the_memory_of_the_docstring(
+  name, variant, count, gibibytes, request
+):
+  text = config_files.load(name).__doc__
+  (flag,) = re.findall(r'--config\.accumulation_steps=(?:\d+)', text)
+  if variant == 'debug':  # Of its few examples.
+    flag = re.sub(r'\d+', str(8 if name == 'modelnet40' else 4), flag)
+  fixture = 'modelnet40_dir' if name == 'modelnet40' else 'audioset_dir'
+  summary = dry_run(
+    config_files.from_flags(
+      f'--config={config_files.DIRECTORY}/{name}.py:{variant}',
+      f'--config.data.data_dir={request.getfixturevalue(fixture)}',
+      '--config.model.precision=BFLOAT16',
+      flag,
+    )
+  )
+  assert f'times {count} a device' in summary
+  if gibibytes is not None:
+    assert f'{gibibytes}' in text
+    (saved,) = re.findall('saved activations.* ([0-9.,]+) MiB', summary)
+    assert float(saved.replace(',', '')) / 1024 == pytest.approx(
+      gibibytes, abs=0.051
+    )
+
+
+@pytest.mark.parametrize(
+  'name', ['audioset_perceiver', 'audioset_perceiver_io', 'modelnet40']
+)
+def test_blocks_are_recomputed_in_every_row(name):
+  for variant in config_files.load(name).VARIANTS:
+    model = _get(name, variant).model
+    assert model.self_attend.remat is model.cross_attend.remat is Remat.ALL

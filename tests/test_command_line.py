@@ -11,9 +11,9 @@ import pathlib
 import subprocess
 import sys
 
+import config_files
 import numpy as np
 import pytest
-from absl import flags
 
 from perceiver_jax.config import Config, from_json
 from perceiver_jax.data.audioset.config import AudioSetData
@@ -24,8 +24,7 @@ from perceiver_jax.data.sights_and_sounds import SightsAndSoundsData
 from perceiver_jax.data.solids import SolidsData
 from perceiver_jax.data.spoken_words import SpokenWordsData
 from perceiver_jax.tasks.mixing import Mixing
-from perceiver_jax.training import command_line, loop
-from perceiver_jax.training.config import TrainConfig
+from perceiver_jax.training import loop
 from perceiver_jax.training.dry_run import dry_run
 from perceiver_jax.training.initial_weights import InitialWeights
 from perceiver_jax.training.loss_scaling import LossScaling
@@ -80,20 +79,9 @@ every_config = pytest.mark.parametrize(
 )
 
 
-def _load(*arguments) -> TrainConfig:
-  """Returns the config as `train.py` would get it."""
-  # The import system would run a second file in the namespace of the first.
-  sys.modules.pop('config_config', None)
-  argv = ['train.py', *arguments]
-  flag_values = flags.FlagValues()
-  config = command_line.define_config(flag_values, argv)
-  assert command_line.parse_flags(argv, flag_values) == ['train.py']
-  return config.value
-
-
 def _error(*arguments) -> str:
   with pytest.raises(SystemExit) as error:
-    _load(*arguments)
+    config_files.from_flags(*arguments)
   line = error.value.code
   assert isinstance(line, str) and '\n' not in line
   return line
@@ -156,26 +144,28 @@ def _is_optional(annotation) -> bool:
 
 @every_config
 def test_every_leaf_can_be_set_to_its_own_value(config):
-  expected = _load(f'--config={config}')
+  expected = config_files.from_flags(f'--config={config}')
   values = [
     f'--config.{path}={_text(value)}' for path, value in expected.leaves()
   ]
-  assert _load(f'--config={config}', *values) == expected
+  assert config_files.from_flags(f'--config={config}', *values) == expected
 
 
 @every_config
 def test_every_leaf_can_be_set_to_another_value(config):
-  original = _load(f'--config={config}')
+  original = config_files.from_flags(f'--config={config}')
   for path, value in original.leaves():
     other = _other(value, _annotation(original, path))
-    changed = _load(f'--config={config}', f'--config.{path}={_text(other)}')
+    changed = config_files.from_flags(
+      f'--config={config}', f'--config.{path}={_text(other)}'
+    )
     leaves = dict(original.leaves())
     assert dict(changed.leaves()) == leaves | {path: other}, path
 
 
 @every_config
 def test_every_leaf_that_may_be_none_can_be_set_to_none(config):
-  original = _load(f'--config={config}')
+  original = config_files.from_flags(f'--config={config}')
   for path, value in original.leaves():
     annotation = _annotation(original, path)
     if 'NONE' in getattr(type(value), '__members__', {}):
@@ -184,13 +174,15 @@ def test_every_leaf_that_may_be_none_can_be_set_to_none(config):
       line = _error(f'--config={config}', f'--config.{path}=None')
       assert 'None' in line, path
     elif value is not None:
-      changed = _load(f'--config={config}', f'--config.{path}=None')
+      changed = config_files.from_flags(
+        f'--config={config}', f'--config.{path}=None'
+      )
       assert dict(changed.leaves())[path] is None, path
 
 
 @every_config
 def test_config_validates_freezes_and_travels_through_json(config):
-  loaded = _load(f'--config={config}')
+  loaded = config_files.from_flags(f'--config={config}')
   loaded.validate()
   assert from_json(loaded.freeze().to_json()) == loaded
 
@@ -202,7 +194,7 @@ def test_config_has_a_default_and_a_debug_variant(path):
 
 @every_config
 def test_config_runs_dry(config, request, tmp_path):
-  loaded = _load(f'--config={config}')
+  loaded = config_files.from_flags(f'--config={config}')
   loaded.data.data_dir = request.getfixturevalue(_DATA_DIRS[type(loaded.data)])
   if loaded.initial_weights is not None:
     loaded.initial_weights.path = str(tmp_path)
@@ -257,8 +249,8 @@ def test_flag_that_does_not_fit_the_config_is_one_line(argument, parts):
 def test_part_that_a_job_may_lack_is_made_by_its_flags(
   path, arguments, expected
 ):
-  original = _load(f'--config={DIGITS}').to_dict()
-  changed = _load(
+  original = config_files.from_flags(f'--config={DIGITS}').to_dict()
+  changed = config_files.from_flags(
     f'--config={DIGITS}', *(f'--config.{path}{text}' for text in arguments)
   )
   *parents, name = path.split('.')
@@ -270,7 +262,9 @@ def test_part_that_a_job_may_lack_is_made_by_its_flags(
 def test_part_cannot_be_left_out_nor_lack_what_it_needs():
   line = _error(f'--config={DIGITS}', '--config.checkpoint=None')
   assert 'TrainConfig.checkpoint must be CheckpointConfig, got None' in line
-  config = _load(f'--config={DIGITS}', '--config.initial_weights=build')
+  config = config_files.from_flags(
+    f'--config={DIGITS}', '--config.initial_weights=build'
+  )
   with pytest.raises(ValueError, match=r'initial_weights\.path must be'):
     config.validate()
 
@@ -386,7 +380,9 @@ def test_mistake_ends_the_program_with_one_line(arguments, message, tmp_path):
 
 
 def test_evaluation_needs_a_checkpoint(tmp_path, digits_dir):
-  config = _load(f'--config={DIGITS}', f'--config.data.data_dir={digits_dir}')
+  config = config_files.from_flags(
+    f'--config={DIGITS}', f'--config.data.data_dir={digits_dir}'
+  )
   for workdir in (tmp_path, tmp_path / 'nope'):
     with pytest.raises(ValueError, match='must be a workdir with a checkpoint'):
       loop.evaluate(config.copy(), workdir)
