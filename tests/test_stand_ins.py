@@ -16,15 +16,13 @@ from perceiver_jax.training import loop
 from perceiver_jax.training.metrics import read_metrics
 
 _ROOT = config_files.DIRECTORY.parent
+_TEXT = (_ROOT / 'docs' / 'stand_ins.md').read_text()
 _COMMANDS = [
   line
-  for block in re.findall(
-    r'```bash\n(.*?)```',
-    (_ROOT / 'docs' / 'stand_ins.md').read_text(),
-    re.DOTALL,
-  )
+  for block in re.findall(r'```bash\n(.*?)```', _TEXT, re.DOTALL)
   for line in block.splitlines()
 ]
+_JOBS = [command for command in _COMMANDS if 'train.py' in command]
 NAMES = ('solids', 'spoken_words', 'sights_and_sounds')
 
 
@@ -62,7 +60,7 @@ def test_the_page_has_a_command_for_every_variant():
   pattern = (
     r'python train.py --config=configs/(\w+).py(?::(\w+))? --workdir=\S+'
   )
-  matches = [re.fullmatch(pattern, command) for command in _COMMANDS]
+  matches = [re.fullmatch(pattern, command) for command in _JOBS]
   assert [(match[1], match[2] or '') for match in matches] == [
     (name, variant)
     for name in NAMES
@@ -92,21 +90,39 @@ def test_recordings_can_be_listened_to(name, rates, size):
 
 @pytest.mark.slow
 def test_words_of_new_voices_are_told_apart(spoken_words_dir, tmp_path):
-  (command,) = (c for c in _COMMANDS if c.endswith('/spoken_words'))
-  arguments = shlex.split(command)
-  assert arguments[0] == 'python'
+  (command,) = (c for c in _JOBS if c.endswith('/spoken_words'))
   (tmp_path / 'configs').symlink_to(config_files.DIRECTORY)
   (tmp_path / 'train.py').symlink_to(_ROOT / 'train.py')
-  ended = subprocess.run(
-    [sys.executable, *arguments[1:]],
-    cwd=tmp_path,
-    env=os.environ | {'TFDS_DATA_DIR': spoken_words_dir},
-    check=True,
-    timeout=600,
-    capture_output=True,
-    text=True,
-  )
-  assert json.loads(ended.stdout)['top_1_accuracy'] >= 0.97
+
+  def run(*arguments):
+    ended = subprocess.run(
+      [sys.executable, *arguments],
+      cwd=tmp_path,
+      env=os.environ | {'TFDS_DATA_DIR': spoken_words_dir},
+      check=True,
+      timeout=600,
+      capture_output=True,
+      text=True,
+    )
+    return ended.stdout
+
+  trained = json.loads(run(*_arguments(command)))
+  assert trained['top_1_accuracy'] >= 0.97
+  # The picture of the page.
+  (code,) = re.findall(r'```python\n(.*?)```', _TEXT, re.DOTALL)
+  run('-c', code)
+  (command,) = set(_COMMANDS) - set(_JOBS)
+  heard = run(*_arguments(command)).splitlines()
+  # Three of the six are 'up', two 'yes'.
+  assert [line.split()[1] for line in heard[1:4]] == ['up', 'yes', 'stop']
+  assert heard[-1].startswith('words.png: 2 cross-attends')
+  assert (tmp_path / 'words.png').stat().st_size > 10_000
+
+
+def _arguments(command):
+  program, *arguments = shlex.split(command)
+  assert program == 'python'
+  return arguments
 
 
 def _accuracy(name, variant, num_steps, data_dir, workdir):
