@@ -1,8 +1,8 @@
 """Clips of AudioSet: when, what of the frames, and which examples."""
 
 import logging
+import pathlib
 import re
-import shutil
 
 import audioset_dir as small_audioset
 import cv2
@@ -13,9 +13,10 @@ from etils import epath
 from perceiver_jax.data import base, records
 from perceiver_jax.data.audioset import contents as contents_module
 from perceiver_jax.data.audioset import sampling
+from perceiver_jax.data.audioset.builder import Preparation
 from perceiver_jax.data.audioset.config import AudioSetData
 from perceiver_jax.data.audioset.contents import Contents, contents_of
-from perceiver_jax.data.audioset.prepare import merge
+from perceiver_jax.data.audioset.prepare import merge, prepare
 from perceiver_jax.data.colour import ColourJitter
 
 NUM_FRAMES = 250
@@ -326,13 +327,21 @@ def test_contents_of_merged_parts_come_one_after_the_other(
   audioset_dir, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(contents_module, '_found', None)
-  shutil.copytree(audioset_dir, tmp_path / 'part')
-  merge([audioset_dir, tmp_path / 'part'], tmp_path / 'merged')
+  manual_dir = tmp_path / 'manual'
+  manual_dir.mkdir()
+  for name in ('class_labels_indices.csv', 'eval_segments.csv', 'clips'):
+    (manual_dir / name).symlink_to(
+      pathlib.Path(audioset_dir).parent / 'manual' / name
+    )
+  for number in (1, 2):
+    part = Preparation(part=(number, 2))
+    prepare(manual_dir, tmp_path / f'part{number}', part)
+  merge([tmp_path / 'part1', tmp_path / 'part2'], tmp_path / 'merged')
   builder = records.prepared_builder('audioset', str(tmp_path / 'merged'))
   found = contents_of(builder, 'eval')
-  np.testing.assert_array_equal(found.has_video, [1, 0, 1, 1, 1, 1, 1] * 2)
-  labels = [small_audioset.labels_of(number) for number in range(7)] * 2
-  np.testing.assert_array_equal(found.labels, np.concatenate(labels))
+  np.testing.assert_array_equal(found.has_video, [1, 1, 1, 1, 0, 1, 1])
+  labels = map(small_audioset.labels_of, (0, 2, 4, 6, 1, 3, 5))
+  np.testing.assert_array_equal(found.labels, np.concatenate(list(labels)))
 
 
 def test_part_that_comes_twice_is_refused(audioset_dir, tmp_path):
