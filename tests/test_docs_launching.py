@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from absl import flags
 
 from perceiver_jax.training import command_line, distributed
@@ -90,6 +91,39 @@ def test_a_process_of_slurm_has_a_gpu():
   )
   assert len(counts) == 2
   assert counts[0] == counts[1]
+
+
+def test_manifest_starts_processes_that_meet(monkeypatch):
+  (text,) = re.findall(r'```yaml\n(.*?)```', PAGES['gpu.md'], re.DOTALL)
+  service, job = yaml.safe_load_all(text)
+  spec = job['spec']
+  pod = spec['template']['spec']
+  (container,) = pod['containers']
+  (script,) = container['args']
+  subprocess.run(['bash', '-n'], input=script, text=True, check=True)
+  name = job['metadata']['name']
+  label = {'batch.kubernetes.io/job-name': name}
+  assert service['spec']['selector'] == label
+  assert service['metadata']['name'] == pod['subdomain']
+  assert spec['completions'] == spec['parallelism']
+  mounts = {m['name']: m['mountPath'] for m in container['volumeMounts']}
+  assert mounts.keys() == {volume['name'] for volume in pod['volumes']}
+  (command,) = re.findall(r'exec python (train\.py .*)', script)
+  for index in range(spec['completions']):
+    values = _parse(
+      command.replace('$JOB_COMPLETION_INDEX', str(index)), monkeypatch
+    )
+    assert values['process_index'].value == index
+  assert values['process_count'].value == spec['completions']
+  host, _ = values['coordinator_address'].value.split(':')
+  assert host == f'{name}-0.{pod["subdomain"]}'
+  assert values['workdir'].value.startswith(mounts['shared'])
+  rules = spec['podFailurePolicy']['rules']
+  ignored = [rule['onExitCodes'] for rule in rules if 'onExitCodes' in rule]
+  code = values['preempted_exit_code'].value
+  assert code
+  assert ignored == [{'operator': 'In', 'values': [code]}]
+  assert pod['restartPolicy'] == 'Never'  # What such rules need.
 
 
 @pytest.mark.slow
