@@ -32,6 +32,8 @@ _HERE = '127.0.0.1'
 _START_SECS = 60.0
 # fake-gcs-server knows nothing of it; TensorFlow asks before it renames.
 _LAYOUT = b'{"hierarchicalNamespace": {"enabled": false}}'
+# For what is missing; TensorFlow may ask on for ever where there is no bucket.
+_MAX_REPEATS = 300
 
 
 class CloudStorage:
@@ -64,6 +66,7 @@ class CloudStorage:
       'https_proxy': self._url,
       'no_proxy': _HERE,
       'STORAGE_EMULATOR_HOST': self._url,
+      'CLOUD_STORAGE_EMULATOR_ENDPOINT': self._url,
       'CURL_CA_BUNDLE': self._certificate,
       'TENSORSTORE_CA_BUNDLE': self._certificate,
       'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'token',
@@ -103,6 +106,9 @@ class CloudStorage:
       connection.request(method, path, body, headers)
       response = connection.getresponse()
       answer = response.status, response.getheaders(), response.read()
+    is_repeated = self._requests[-_MAX_REPEATS:] == [request] * _MAX_REPEATS
+    if response.status == 404 and is_repeated:
+      return 403, [], b'repeated too often'
     if re.search(self._awaited, request):
       self._awaited = '(?!)'
       os.kill(*self._signal)
@@ -137,6 +143,16 @@ def make_bucket(here: CloudStorage, name: str) -> storage.Bucket:
     },
   )
   return client.create_bucket(name)
+
+
+def upload(
+  directory: pathlib.Path, bucket: storage.Bucket, prefix: str
+) -> None:
+  """Copies what is in a directory to one in a bucket."""
+  for path in directory.rglob('*'):
+    if path.is_file():
+      name = f'{prefix}/{path.relative_to(directory).as_posix()}'
+      bucket.blob(name).upload_from_filename(path)
 
 
 def download(

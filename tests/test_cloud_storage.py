@@ -10,7 +10,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cloud_storage import cloud_storage, download, make_bucket
+from cloud_storage import cloud_storage, download, make_bucket, upload
 from etils import epath
 from event_files import events
 from fault_runs import differences, good_steps
@@ -39,6 +39,7 @@ def storage(tmp_path_factory):
 @pytest.fixture
 def bucket(storage, request):
   """A bucket of one test, empty."""
+  storage.requests()
   yield make_bucket(storage, re.sub(r'\W|_', '-', request.node.name))
   storage.heal()
 
@@ -231,14 +232,13 @@ def test_failed_saves_in_a_bucket_end_no_run(storage, bucket, caplog):
 class _Run:
   """Starts a training with a workdir, in its own process."""
 
-  def __init__(self, directory, data_dir):
+  def __init__(self, directory):
     self._log = directory / 'log'
-    self._data_dir = data_dir
 
-  def start(self, workdir):
+  def start(self, workdir, data_dir):
     command = [
       *(sys.executable, 'train.py', '--config=configs/digits.py:debug'),
-      *(f'--workdir={workdir}', f'--config.data.data_dir={self._data_dir}'),
+      *(f'--workdir={workdir}', f'--config.data.data_dir={data_dir}'),
       *('--config.num_steps=8', '--config.checkpoint.every_steps=2'),
       '--config.checkpoint.keep_last=2',
     ]
@@ -258,16 +258,18 @@ class _Run:
 def test_a_run_in_a_bucket_that_is_killed_comes_to_the_same_bits(
   storage, bucket, digits_dir, tmp_path
 ):
-  run = _Run(tmp_path, digits_dir)
-  status, text = run.end(run.start('gs://no-such-bucket/run'))
+  run = _Run(tmp_path)
+  status, text = run.end(run.start('gs://no-such-bucket/run', digits_dir))
   *_, line = text.splitlines()
   assert status == 1 and line.startswith('OSError: workdir must be a directory')
   assert 'Traceback' not in text
 
-  status, text = run.end(run.start(tmp_path / 'uninterrupted'))
+  status, text = run.end(run.start(tmp_path / 'uninterrupted', digits_dir))
   assert status == 0, text
 
   workdir = f'gs://{bucket.name}/run'
+  data_dir = f'gs://{bucket.name}/data'
+  upload(pathlib.Path(digits_dir), bucket, 'data')
   complete = r'^PUT .*name=run/checkpoints/{}/commit_success.txt'
   for pattern, number, code, steps in (
     # As soon as a checkpoint is complete, in a save, and for a preemption.
@@ -275,7 +277,7 @@ def test_a_run_in_a_bucket_that_is_killed_comes_to_the_same_bits(
     (r'^POST .*name=run/checkpoints/4/state/', signal.SIGKILL, -9, [2, 4]),
     (r'^PUT .*name=run/checkpoints/4/_CHECKPOINT', signal.SIGTERM, 0, None),
   ):
-    process = run.start(workdir)
+    process = run.start(workdir, data_dir)
     storage.send(pattern, process.pid, number)
     status, text = run.end(process)
     assert status == code, text
@@ -284,7 +286,7 @@ def test_a_run_in_a_bucket_that_is_killed_comes_to_the_same_bits(
       lines = bucket.blob('run/metrics.jsonl').download_as_text().splitlines()
       # Those before a checkpoint are there when it is.
       assert {json.loads(line)['step'] for line in lines} >= {1, 2}
-  status, text = run.end(run.start(workdir))
+  status, text = run.end(run.start(workdir, data_dir))
   assert status == 0, text
   assert '"step": 8' in text
 
@@ -297,3 +299,4 @@ def test_a_run_in_a_bucket_that_is_killed_comes_to_the_same_bits(
   assert files >= {'config.json', 'environment.json', 'log.txt', 'curves.png'}
   log = (tmp_path / 'killed' / 'log.txt').read_text()
   assert log.count('Goes on from step 2') == 2 and 'Ended.' in log
+  assert log.count('/checkpoints/4 is only a part of a checkpoint') == 1

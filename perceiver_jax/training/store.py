@@ -264,7 +264,7 @@ class Store:
     if self._read_only or not is_primary() or not self._directory.exists():
       return
     for path in sorted(self._directory.iterdir()):
-      if path.name.endswith(_TEMPORARY):
+      if _is_partial(path):
         logging.warning(
           '%s is only a part of a checkpoint and is removed.', path
         )
@@ -289,6 +289,13 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
       f'workdir must be a directory that can be written to, got {workdir}: '
       f'{reason}.'
     ) from error
+
+
+def _is_partial(path: epath.Path) -> bool:
+  """Returns whether a directory is what a kill in a save has left."""
+  if is_in_bucket(path):
+    return not (path / _COMPLETE).exists()
+  return path.name.endswith(_TEMPORARY)
 
 
 @contextlib.contextmanager
