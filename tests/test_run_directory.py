@@ -18,7 +18,12 @@ from matplotlib.image import imread
 import perceiver_jax
 from perceiver_jax.tasks.report import ClassReport
 from perceiver_jax.training import environment, loop, recorder
-from perceiver_jax.training.metrics import METRICS_FILE, read_metrics
+from perceiver_jax.training.checkpoint import Checkpointer
+from perceiver_jax.training.metrics import (
+  METRICS_FILE,
+  MetricWriter,
+  read_metrics,
+)
 from perceiver_jax.training.run_log import RunLog
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
@@ -126,6 +131,27 @@ def test_curves_are_drawn_after_evaluations_as_long_as_they_cost_little(
   config = tiny_job.tiny_config(digits_dir, evaluate_every_steps=1, num_steps=4)
   loop.train(config, tmp_path)
   assert steps == expected
+
+
+def test_no_line_waits_when_a_state_is_saved(digits_dir, tmp_path, monkeypatch):
+  calls = []
+
+  def note(kind, name):
+    method = getattr(kind, name)
+
+    def noted(*args, **kwargs):
+      calls.append(name)
+      return method(*args, **kwargs)
+
+    monkeypatch.setattr(kind, name, noted)
+
+  for kind, name in (
+    (MetricWriter, 'write'), (MetricWriter, 'flush'), (Checkpointer, 'save'),
+  ):  # fmt: skip
+    note(kind, name)
+  loop.train(tiny_job.tiny_config(digits_dir, num_steps=3), tmp_path)
+  saves = [number for number, name in enumerate(calls) if name == 'save']
+  assert saves and all(calls[number - 1] == 'flush' for number in saves)
 
 
 def test_reports_between_evaluations_are_refused(digits_dir):
