@@ -116,8 +116,19 @@ def ours(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
 
 def ours_remat(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
   """Returns this package where memory is short."""
+  return _with_remat(Remat.ALL, config, params, batch)
+
+
+def ours_cheap(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
+  """Returns this package where what is cheap is computed again."""
+  return _with_remat(Remat.CHEAP, config, params, batch)
+
+
+def _with_remat(
+  remat: Remat, config: PerceiverConfig, params: Any, batch: Any
+) -> OurStep:
   config = config.copy()
-  config.self_attend.remat = config.cross_attend.remat = Remat.ALL
+  config.self_attend.remat = config.cross_attend.remat = remat
   return OurStep(config, params, batch)
 
 
@@ -151,6 +162,7 @@ def plain(config: PerceiverConfig, params: Any, batch: Any) -> OurStep:
 MAKERS = {
   'plain': plain,
   'ours': ours,
+  'ours_cheap': ours_cheap,
   'ours_remat': ours_remat,
 }
 

@@ -8,6 +8,8 @@ dropout. The contenders run in this one process on all cores, in turns:
 - `plain`: the published algorithm in this package: every layer written out,
   keys and values of all inputs built for each cross-attend;
 - `ours`: what this package does by itself;
+- `ours_cheap`: the same, which computes norms, activation functions and
+  attention weights again in the backward pass;
 - `ours_remat`: the same, which stores the inputs of each block alone and
   computes the rest again in the backward pass;
 - `huggingface`: the same model and weights in PyTorch (Perceiver IO only);

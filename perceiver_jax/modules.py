@@ -105,11 +105,11 @@ class Processor(hk.Module):
       layers = shared_block if block is None else block
       return self._self_attends(latents, layers, rng, is_training=is_training)
 
-    def attend_and_transform(latents, layers, rng):
-      cross, blocks = layers
+    def transform_and_attend(latents, layers, rng):
+      blocks, cross = layers
       rngs = _split(rng)
-      latents = attend(latents, cross, rngs[0])
-      return self._repeat(transform, latents, blocks, rngs[1], group)
+      latents = self._repeat(transform, latents, blocks, rngs[0], group)
+      return attend(latents, cross, rngs[1])
 
     rngs = _split(hk.next_rng_key() if is_training else None)
     num_crosses = len(crosses)
@@ -120,17 +120,18 @@ class Processor(hk.Module):
       blocks = self._stack(blocks)
       return self._repeat(transform, latents, blocks, rngs[1], group)
 
-    first, *groups = [
+    # The group outside the loop is the last one, for the backward pass is done
+    # with it, and with what it stored, before it enters the loop.
+    *groups, last = [
       self._stack(blocks[i : i + group])
       for i in range(0, config.num_blocks, group)
     ]
-    latents = self._repeat(transform, latents, first, rngs[0], group)
-    if not groups:
-      return latents
-    rounds = self._stack(list(zip(crosses, groups, strict=True)))
-    return self._repeat(
-      attend_and_transform, latents, rounds, rngs[1], num_crosses
-    )
+    if groups:
+      rounds = self._stack(list(zip(groups, crosses, strict=True)))
+      latents = self._repeat(
+        transform_and_attend, latents, rounds, rngs[0], num_crosses
+      )
+    return self._repeat(transform, latents, last, rngs[1], group)
 
   def _prepared(self, tokens: AnyTokens | None) -> PreparedInputs | None:
     """Computes what depends on the inputs alone, if they are read again."""

@@ -37,11 +37,13 @@ def test_training_steps_of_all_contenders_are_those_of_the_plain_one(tmp_path):
   assert [(row['model'], row['contender']) for row in rows] == [
     ('perceiver', 'plain'),
     ('perceiver', 'ours'),
+    ('perceiver', 'ours_cheap'),
     ('perceiver', 'ours_remat'),
     ('perceiver', 'lucidrains'),
     ('perceiver', 'lucidrains_published'),
     ('perceiver_io', 'plain'),
     ('perceiver_io', 'ours'),
+    ('perceiver_io', 'ours_cheap'),
     ('perceiver_io', 'ours_remat'),
     ('perceiver_io', 'huggingface'),
   ]

@@ -3,6 +3,7 @@
 import haiku as hk
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 
@@ -99,11 +100,13 @@ class SelfAttention(hk.Module):
 class Linear(hk.Linear):
   """A linear layer whose weights' gradient is one plain product on a CPU.
 
-  Of arrays of more than two axes, XLA transposes one in memory for it.
+  Of arrays of more than two axes, XLA transposes one in memory for it. Its name
+  is what `Remat` knows the outputs by.
   """
 
   def __call__(self, inputs: Float[Array, '*batch C']) -> Array:
     outputs = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+    outputs = checkpoint_name(outputs, self.name)
     return outputs.reshape(*inputs.shape[:-1], -1)
 
 
