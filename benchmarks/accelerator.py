@@ -13,13 +13,12 @@ ratio. A step is that of `contenders.py`: loss, gradients and AdamW.
 import argparse
 import json
 import pathlib
-import statistics
-import time
 from typing import Any
 
 import jax
 import numpy as np
 from contenders import MAKERS, random_params
+from timing import median_seconds
 from train_step import environment
 
 import perceiver_jax
@@ -121,12 +120,7 @@ def _seconds_a_step(
   }
   contender = maker(config, params, batch)
   contender.step()
-  times = []
-  for _ in range(options.num_steps):
-    start = time.perf_counter()
-    contender.step()
-    times.append(time.perf_counter() - start)
-  return statistics.median(times)
+  return median_seconds({'step': contender.step}, options.num_steps)['step']
 
 
 if __name__ == '__main__':

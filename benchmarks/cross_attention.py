@@ -10,10 +10,9 @@ those of all matrix products, by their shapes, in every step of a loop.
 """
 
 import argparse
+import functools
 import json
 import pathlib
-import statistics
-import time
 from typing import Any, NamedTuple
 
 from perceiver_jax.xla_flags import set_cpu_flags
@@ -24,6 +23,7 @@ import haiku as hk  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from timing import median_seconds  # noqa: E402
 
 from perceiver_jax.flops import flops_of  # noqa: E402
 from perceiver_jax.modalities.image import FourierPositions  # noqa: E402
@@ -136,12 +136,8 @@ def _compare(
     for algorithm in programs
   }
   results = {a: jax.device_get(p(*arguments)) for a, p in programs.items()}
-  times = {algorithm: [] for algorithm in programs}
-  for _ in range(repeats):
-    for algorithm, program in programs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(program(*arguments))
-      times[algorithm].append(time.perf_counter() - start)
+  calls = {a: functools.partial(p, *arguments) for a, p in programs.items()}
+  seconds = median_seconds(calls, repeats)
   rows = []
   for algorithm, program in programs.items():
     rows.append(
@@ -150,7 +146,7 @@ def _compare(
         'batch_size': batch_size,
         'direction': 'forward + backward' if backward else 'forward',
         'algorithm': algorithm.name,
-        'seconds': statistics.median(times[algorithm]),
+        'seconds': seconds[algorithm],
         'bytes': program.memory_analysis().temp_size_in_bytes,
         'flops': flops[algorithm],
         'error': relative_error(results[Algorithm.PLAIN], results[algorithm]),

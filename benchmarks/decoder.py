@@ -14,10 +14,9 @@ not run.
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
-import statistics
-import time
 from typing import Any
 
 from perceiver_jax.xla_flags import set_cpu_flags
@@ -29,6 +28,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from contenders import random_params  # noqa: E402
 from cross_attention import relative_error  # noqa: E402
+from timing import median_seconds  # noqa: E402
 
 import perceiver_jax  # noqa: E402
 from perceiver_jax import presets  # noqa: E402
@@ -146,15 +146,11 @@ def _run(
     if program.memory_analysis().temp_size_in_bytes <= options.max_gib * 2**30
   }
   results = {k: jax.device_get(p(*arguments)) for k, p in programs.items()}
-  times = {key: [] for key in programs}
-  for _ in range(options.repeats):
-    for key, program in programs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(program(*arguments))
-      times[key].append(time.perf_counter() - start)
+  calls = {k: functools.partial(p, *arguments) for k, p in programs.items()}
+  seconds = median_seconds(calls, options.repeats)
   return {
     key: {
-      'seconds': statistics.median(times[key]),
+      'seconds': seconds[key],
       'error': relative_error(next(iter(results.values())), result),
     }
     for key, result in results.items()

@@ -15,12 +15,11 @@ import argparse
 import functools
 import json
 import pathlib
-import statistics
-import time
 from typing import Any
 
 import numpy as np
 from contenders import MAKERS, random_params
+from timing import median_seconds
 from train_step import environment
 
 from perceiver_jax.modalities.image import FourierPositions, ImageInput
@@ -140,18 +139,17 @@ def _costs(
   }
   params = random_params(config)
   runners = {name: MAKERS[name](config, params, batch) for name in CONTENDERS}
-  times = {name: [] for name in runners}
-  for repeat in range(1 + repeats):
-    for name, runner in runners.items():
-      if runner.costs['program_bytes'] > max_gib * 2**30:
-        continue
-      start = time.perf_counter()
-      runner.step()
-      if repeat:  # The first warms up.
-        times[name].append(time.perf_counter() - start)
+  steps = {
+    name: runner.step
+    for name, runner in runners.items()
+    if runner.costs['program_bytes'] <= max_gib * 2**30
+  }
+  for step in steps.values():
+    step()
+  seconds = median_seconds(steps, repeats)
   return {
     name: {
-      'seconds': statistics.median(times[name]) if times[name] else None,
+      'seconds': seconds.get(name),
       'mebibytes': runner.costs['program_bytes'] / 2**20,
       'compile_seconds': runner.costs['trace_seconds']
       + runner.costs['compile_seconds'],

@@ -34,8 +34,6 @@ import json
 import os
 import pathlib
 import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,6 +44,7 @@ set_cpu_flags()
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from contenders import MAKERS, Contender, random_params  # noqa: E402
+from timing import median_seconds  # noqa: E402
 
 from perceiver_jax import presets  # noqa: E402
 from perceiver_jax.model import PerceiverConfig  # noqa: E402
@@ -127,23 +126,18 @@ def compare(
   for runner in runners.values():
     runner.step()
   moments = {key: runner.moments() for key, runner in runners.items()}
-  times = {key: ([], []) for key in runners}
-  for _ in range(repeats):
-    for key, runner in runners.items():
-      for function, seconds in zip(
-        (runner.forward, runner.step), times[key], strict=True
-      ):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
+  calls = {}
+  for key, runner in runners.items():
+    calls |= {(key, 'forward'): runner.forward, (key, 'step'): runner.step}
+  seconds = median_seconds(calls, repeats)
   for key, runner in runners.items():
     comparable = moments[key] is not None
     yield {
       'model': name,
       'contender': key,
       'batch_size': len(batch['label']),
-      'forward_seconds': statistics.median(times[key][0]),
-      'step_seconds': statistics.median(times[key][1]),
+      'forward_seconds': seconds[key, 'forward'],
+      'step_seconds': seconds[key, 'step'],
       'logits_error': _error(logits[contenders[0]], logits[key])
       if comparable
       else None,
