@@ -85,6 +85,15 @@ def test_flags_exist_and_suit(command, monkeypatch):
     assert values['workdir'].value
 
 
+def test_a_process_of_slurm_has_the_cpus_of_its_workers():
+  (job,) = (block for block in BLOCKS if block.startswith('#!'))
+  asked, given = re.findall(r'(?:#SBATCH|srun) --cpus-per-task=(\d+)', job)
+  # `srun` does not take it from `sbatch`.
+  assert asked == given
+  (num_workers,) = re.findall(r'--config\.data\.num_workers=(\d+)', job)
+  assert int(num_workers) < int(given)
+
+
 def test_a_process_of_slurm_has_a_gpu():
   counts = re.findall(
     r'#SBATCH --(?:ntasks|gpus)-per-node=(\d+)', PAGES['gpu.md']
