@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from perceiver_jax.training import store
 from perceiver_jax.training.checkpoint import CheckpointConfig
 from perceiver_jax.training.manifest import DamagedCheckpointError
 from perceiver_jax.training.store import Store
@@ -137,6 +138,30 @@ def test_what_a_damaged_manifest_says_is_not_believed(two):
     assert json.loads(checkpointer.saved_config_json()) == _CONFIG
     assert checkpointer.latest_step() == 1
   assert (two / 'damaged_checkpoints' / '2').exists()
+
+
+def test_processes_that_see_other_checkpoints_are_told_before_they_act(
+  two, monkeypatch
+):
+  seen = []
+
+  def refuse(what, text):
+    assert f'{two}/checkpoints' in what
+    seen.append(text)
+    raise ValueError('not the same')
+
+  monkeypatch.setattr(store, 'check_same', refuse)
+  newest = two / 'checkpoints' / '2'
+  for change in (
+    lambda: None,
+    (newest / 'manifest' / 'manifest.json').unlink,
+    lambda: shutil.rmtree(newest),
+  ):
+    change()
+    with pytest.raises(ValueError, match='not the same'):
+      _make(two)
+  assert len(set(seen)) == 3
+  assert not (two / 'damaged_checkpoints').exists()
 
 
 def test_reading_only_reports_damage_and_leaves_it(two, caplog):

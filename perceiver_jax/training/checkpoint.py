@@ -139,6 +139,7 @@ class Checkpointer:
 
   Raises:
     OSError: `workdir` cannot be written to, or is not a directory.
+    ValueError: the processes of the run do not see the same checkpoints.
   """
 
   def __init__(

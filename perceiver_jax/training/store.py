@@ -26,7 +26,7 @@ from perceiver_jax.training.manifest import (
   Manifest,
   read_manifest,
 )
-from perceiver_jax.training.processes import is_primary, meet
+from perceiver_jax.training.processes import check_same, is_primary, meet
 
 _MANIFEST = 'manifest.json'
 _TEMPORARY = '.orbax-checkpoint-tmp'
@@ -59,6 +59,9 @@ class Store:
     root: the directory, an absolute path; made if it does not exist.
     read_only: write nothing.
 
+  Raises:
+    ValueError: in all processes, if they do not see the same checkpoints.
+
   Attributes:
     manifests: those of all good checkpoints, by step.
   """
@@ -78,6 +81,11 @@ class Store:
         self.manifests[step] = self._read_manifest(step)
       except DamagedCheckpointError as error:
         damaged[step] = error
+    # A disk that is shared may show a host what another no longer sees.
+    check_same(
+      f'what is seen of the checkpoints in {self._directory}',
+      f'{sorted(self.manifests)}, damaged {sorted(damaged)}',
+    )
     for step, error in damaged.items():
       self.set_aside(step, error)
 
