@@ -43,7 +43,17 @@ def _write(tmp_path, text):
   return path
 
 
-@pytest.mark.parametrize('header', ['OFF\n', 'OFF', '\nOFF \n', 'COFF\n'])
+@pytest.mark.parametrize(
+  'header',
+  [
+    'OFF\n',
+    'OFF',
+    '\nOFF \n',
+    'COFF\n',
+    'OFF # of\n# 1 chair\n\n',
+    f'# {"long " * 99}\n#OFF\nOFF\n',
+  ],
+)
 def test_mesh_is_read_whatever_its_first_line(header, tmp_path):
   text = modelnet40_files.off(SQUARE, [[0, 1, 2], [0, 2, 3]], header)
   mesh = read_off(_write(tmp_path, text))

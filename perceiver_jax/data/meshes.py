@@ -9,9 +9,9 @@ from jaxtyping import Float32
 
 from perceiver_jax.data.unreadable import UnreadableError
 
-# Some official files have no line break after the first word.
-_HEADER = re.compile(r'\s*C?OFF\s*(\d+)\s+(\d+)')
-_HEADER_SIZE = 256
+# Some official files have no line break after the first word; the format allows
+# comments before and after it.
+_HEADER = re.compile(r'(?:\s|#.*\n)*C?OFF(?:\s|#.*\n)*(\d+)\s+(\d+)')
 
 
 def read_off(path: str | os.PathLike[str]) -> trimesh.Trimesh:
@@ -23,7 +23,7 @@ def read_off(path: str | os.PathLike[str]) -> trimesh.Trimesh:
   if not os.path.isfile(path):  # A directory, or a link to nowhere.
     raise UnreadableError('it must be a file, got none.')
   with open(path, errors='replace') as file:
-    header = _HEADER.match(file.read(_HEADER_SIZE))
+    header = _HEADER.match(file.read())
   if header is None:
     raise UnreadableError('it must begin as an OFF file does.')
   num_faces = int(header[2])
