@@ -18,7 +18,7 @@ from etils import epath
 from perceiver_jax import ffmpeg
 from perceiver_jax.data.audioset import cluster
 from perceiver_jax.data.audioset.__main__ import main
-from perceiver_jax.data.audioset.builder import Preparation
+from perceiver_jax.data.audioset.builder import Audioset, Preparation
 from perceiver_jax.data.audioset.clips import Remark, read_clip
 from perceiver_jax.data.audioset.contents import contents_of
 from perceiver_jax.data.audioset.plan import Plan
@@ -234,8 +234,6 @@ def test_workers_get_paths_that_hold_in_any_directory(
 
 def test_tfds_options_of_beam_are_followed(manual_dir, data_dir, tmp_path):
   beam = pytest.importorskip('apache_beam')
-  from perceiver_jax.data.audioset.builder import Audioset
-
   runner = beam.runners.DirectRunner()
   seen = []
   run = type(runner).run_pipeline
@@ -487,6 +485,15 @@ def test_part_without_a_plan_is_refused(manual_dir, tmp_path):
   (ready / 'plan.json').unlink()
   with pytest.raises(ValueError, match=f'{ready}/plan.json must say which'):
     merge([tmp_path], tmp_path / 'merged')
+
+
+def test_part_in_another_format_is_refused(manual_dir, data_dir, tmp_path):
+  Audioset(data_dir=tmp_path, file_format='tfrecord').download_and_prepare(
+    download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+  )
+  with pytest.raises(ValueError, match='of array_record files, got tfrecord.$'):
+    merge([data_dir, tmp_path], tmp_path / 'merged')
+  assert not (tmp_path / 'merged').exists()
 
 
 def test_data_in_a_bucket_is_prepared(

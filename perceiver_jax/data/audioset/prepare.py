@@ -93,8 +93,9 @@ def merge(data_dirs: Sequence[Path], data_dir: Path) -> Audioset:
 
   Raises:
     OSError: the merged data exists already, or cannot be written.
-    ValueError: there is no part in a directory, or they are not all the parts
-      of the same lists, each once.
+    ValueError: there is no part in a directory, or one in another format than
+      `prepare` writes, or they are not all the parts of the same lists, each
+      once.
   """
   if len({absolute(directory) for directory in data_dirs}) < len(data_dirs):
     raise ValueError(f'parts must differ, got one twice: {list(data_dirs)}.')
@@ -136,6 +137,11 @@ def _prepared_part(data_dir: Path) -> Audioset:
   part = Audioset(data_dir=data_dir)
   if not part.is_prepared():
     raise ValueError(f'{data_dir} must hold prepared AudioSet, got none.')
+  if part.info.file_format.value != FILE_FORMAT:
+    raise ValueError(
+      f'{part.data_path} must be of {FILE_FORMAT} files, got '
+      f'{part.info.file_format.value}.'
+    )
   return part
 
 
