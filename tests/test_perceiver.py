@@ -414,6 +414,51 @@ def test_keys_of_examples_serve_every_verb():
   assert np.any(others != outputs)
 
 
+@pytest.mark.parametrize(
+  ('placement', 'order'), [('INTERLEAVED', 'bbcbbcbb'), ('START', 'ccbbbbbb')]
+)
+@pytest.mark.parametrize('unroll', [False, True])
+def test_blocks_run_in_the_order_of_their_placement(placement, order, unroll):
+  config = _config(
+    num_cross_attends=3,
+    num_blocks=6,
+    num_self_attends_per_block=1,
+    share_cross_attends=False,
+    share_blocks=False,
+    cross_attend_placement=Placement[placement],
+    unroll=unroll,
+  )
+  perceiver = perceiver_jax.build(config)
+  shapes = jax.eval_shape(perceiver.init, jax.random.key(0), _images())
+  params = random_like(shapes)
+  encoded = perceiver.encode(params, None, _images())
+  actual = perceiver.process(params, None, encoded)
+
+  def read(latents):
+    inputs = config.cross_attend.prepare(
+      encoded.tokens, num_queries=config.num_latents
+    )
+    return config.cross_attend(latents, inputs, is_training=False)
+
+  def transform(latents):
+    return config.self_attend(latents, is_training=False)
+
+  latents = encoded.latents
+  for place, kind in enumerate(order):
+    function, name = {
+      'b': (transform, 'processor/block_{}_self_attend_0/'),
+      'c': (read, 'processor/cross_attend_{}/'),
+    }[kind]
+    prefix = name.format(order[:place].count(kind))
+    own = {
+      module.removeprefix(prefix): leaves
+      for module, leaves in params.items()
+      if module.startswith(prefix)
+    }
+    latents = hk.transform(function).apply(own, None, latents)
+  np.testing.assert_allclose(actual, latents, rtol=1e-3, atol=1e-3)
+
+
 def test_first_cross_attend_has_its_own_weights():
   perceiver, params, _ = _built('v1')
   del perceiver

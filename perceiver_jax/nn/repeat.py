@@ -24,8 +24,9 @@ class Remat(enum.Enum):
 
   Attributes:
     NONE: nothing; the fastest where memory suffices.
-    CHEAP: norms, attention weights and the MLP's hidden channels; stored are
-      the block's inputs and attention's queries, keys, values and outputs.
+    CHEAP: norms, attention weights, the MLP's hidden channels, and what a
+      cross-attend makes of its inputs; stored are the block's inputs, queries
+      and outputs of attention, and keys and values of a self-attend.
     ALL: the block, from its inputs: the least memory, for a forward pass more.
   """
 
