@@ -250,12 +250,14 @@ def test_tfds_options_of_beam_are_followed(manual_dir, data_dir, tmp_path):
   _assert_same(_examples(tmp_path), _examples(data_dir))
 
 
-_SLOW_FFMPEG = """\
+_WAITING_FFMPEG = """\
 #!/bin/sh
 for argument in "$@"; do
   case "$argument" in *.wav) echo "$argument" >> {log};; esac
+  case "$argument" in
+    *{video_id}*) until [ -e {go} ]; do sleep 0.05; done;;
+  esac
 done
-sleep 0.2
 exec {ffmpeg} "$@"
 """
 
@@ -264,22 +266,30 @@ exec {ffmpeg} "$@"
 def test_killed_preparation_goes_on_where_it_stopped(
   blow, manual_dir, data_dir, tmp_path
 ):
-  log, slow = tmp_path / 'log', tmp_path / 'ffmpeg'
-  slow.write_text(_SLOW_FFMPEG.format(log=log, ffmpeg=ffmpeg.executable()))
-  slow.chmod(0o755)
+  # At the first clip of the third file it waits for the blow.
+  log, go, waiting = (tmp_path / name for name in ('log', 'go', 'ffmpeg'))
+  waiting.write_text(
+    _WAITING_FFMPEG.format(
+      log=log, go=go, video_id=IDS[4], ffmpeg=ffmpeg.executable()
+    )
+  )
+  waiting.chmod(0o755)
   command = [sys.executable, '-m', 'perceiver_jax.data.audioset', 'prepare']
   command += [f'--manual_dir={manual_dir}', f'--data_dir={tmp_path}']
   command += ['--segments_per_shard=2', '--num_threads=1']
-  environment = os.environ | {'IMAGEIO_FFMPEG_EXE': str(slow)}
+  environment = os.environ | {'IMAGEIO_FFMPEG_EXE': str(waiting)}
   first = subprocess.Popen(
     command, env=environment, stderr=subprocess.PIPE, text=True
   )
   unfinished = tmp_path / 'audioset_unfinished'
-  deadline = time.monotonic() + 60
-  while not list(unfinished.glob('*00001-of-00004.done.json')):
-    assert time.monotonic() < deadline and first.poll() is None
-    time.sleep(0.01)
-  first.send_signal(blow)
+  deadline = time.monotonic() + 180
+  try:
+    while not list(unfinished.glob('*00001-of-00004.done.json')):
+      assert time.monotonic() < deadline and first.poll() is None
+      time.sleep(0.01)
+    first.send_signal(blow)
+  finally:
+    go.touch()
   _, said = first.communicate(timeout=60)
   if blow == signal.SIGINT:
     assert said.endswith('the same command goes on where this one stopped.\n')
@@ -358,6 +368,21 @@ def test_clip_whose_ffmpeg_was_killed_is_tried_again_by_a_resume(
   assert [name for name in after if after[name] != before[name]] == [
     'audioset-eval.array_record-00001-of-00004'
   ]
+  _assert_same(_examples(tmp_path), _examples(data_dir))
+
+
+def test_file_that_a_killed_run_moved_away_is_made_again(
+  manual_dir, data_dir, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(
+    'perceiver_jax.data.audioset.builder.write_report', _interrupt
+  )
+  with pytest.raises(InterruptedError):
+    prepare(manual_dir, tmp_path, Preparation(segments_per_shard=2))
+  monkeypatch.undo()
+  (moved,) = (tmp_path / 'audioset_unfinished').glob('*-00001-of-00004')
+  moved.unlink()
+  prepare(manual_dir, tmp_path, Preparation(segments_per_shard=2))
   _assert_same(_examples(tmp_path), _examples(data_dir))
 
 

@@ -114,10 +114,13 @@ def outcome_of(path: str) -> Outcome | None:
 def is_done(path: str) -> bool:
   """Returns whether nothing is left to do for the shard of this path.
 
-  An FFmpeg that was killed may come to an end the next time.
+  An FFmpeg that was killed may come to an end the next time. In a bucket, files
+  are moved when all are there, and a run may end between two of them.
   """
   outcome = outcome_of(path)
-  return outcome is not None and not any(
+  if outcome is None or not epath.Path(path).exists():
+    return False
+  return not any(
     clips.Remark.KILLED.value in clip.remarks for clip in outcome.unusual
   )
 
