@@ -4,6 +4,7 @@ import pathlib
 
 import audioset_clips
 import audioset_dir as small_audioset
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import tiny_models
 
 import perceiver_jax
 from perceiver_jax import predict, presets
+from perceiver_jax.data import media as data_media
 from perceiver_jax.data.audioset.config import AudioSetData
+from perceiver_jax.data.resize import resize_bytes
 from perceiver_jax.modalities.multimodal import MultimodalInput
 from perceiver_jax.predict import listening, media, pictures
 from perceiver_jax.predict.__main__ import main
@@ -163,6 +166,18 @@ def test_picture_has_low_pitches_below_and_glows_where_latents_look():
   assert title == 'cross-attend 1: 100% on sound'
 
 
+def test_as_much_of_frames_is_looked_at_as_asked_for(tmp_path):
+  path = tmp_path / 'film.mp4'
+  audioset_clips.make_clip(path, size=(256, 256), hz=None)
+  form = predict.clip_format(tiny_models.tagger().config)
+  rows, columns, _ = form.size
+  (file,) = data_media.read_frames(path, 25, 1, 256)
+  frame = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)
+  for crop, seen in ((1.0, frame), (0.5, frame[64:192, 64:192])):
+    frames = media.read_recording(path, form, 0.04, crop).frames
+    np.testing.assert_array_equal(frames[0], resize_bytes(seen, rows, columns))
+
+
 @pytest.mark.parametrize('is_raw', [True, False])
 def test_spectrogram_to_show_has_the_pitch_of_the_sound(is_raw):
   config = tiny_models.tagger(is_raw, False).config
@@ -268,6 +283,7 @@ def test_command_says_what_the_file_lacks(capsys):
     ('listen both.safetensors none.mp4', 'none.mp4 must be a file, got none'),
     ('listen both.safetensors film.mp4 --clips 0', 'num_clips must be at leas'),
     ('listen both.safetensors film.mp4 --secs 0', 'secs must be a frame or mo'),
+    ('listen both.safetensors film.mp4 --crop 0', r'in \(0, 1\], got 0.0'),
     ('listen both.safetensors film.mp4 --top 528', 'top_k must be from 1 to 5'),
     ('listen both.safetensors film.mp4 --clips 1 --latents 6', 'from 0 to 5'),
     ('listen both.safetensors film.mp4 --output o.foo', 'o.foo must end in'),

@@ -201,7 +201,9 @@ def _listen(arguments: argparse.Namespace) -> None:
   )
   if arguments.latents is not None:
     check_latents(config, arguments.latents)
-  recording = media.read_recording(arguments.recording, form, arguments.secs)
+  recording = media.read_recording(
+    arguments.recording, form, arguments.secs, arguments.crop
+  )
   clips = cut(recording, form, arguments.clips)
   options = {
     'colours': _colours(arguments),
@@ -321,6 +323,12 @@ def _add_listen(tasks: argparse._SubParsersAction) -> None:
   )
   task.add_argument(
     '--frame_rate_hz', type=int, default=FRAME_RATE_HZ, help='of training'
+  )
+  task.add_argument(
+    '--crop',
+    type=float,
+    default=media.CROP,
+    help='side of the centre of frames that is looked at, 1 for all of it',
   )
   task.add_argument('--batch_size', type=int, default=1, help='clips at once')
   _add_colours(task, MINUS_ONE_TO_ONE, 'from -1 to 1')

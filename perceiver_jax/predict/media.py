@@ -16,9 +16,10 @@ from perceiver_jax.ffmpeg import Path
 from perceiver_jax.predict import images
 from perceiver_jax.predict.recordings import ClipFormat, Recording
 
-# As AudioSet is stored, and the part of it that an evaluation looks at.
+CROP = 224 / 256
+"""The part of a frame that an evaluation on AudioSet looks at."""
+# As AudioSet is stored.
 _SHORT_SIDE = 256
-_CROPPED = 224 / 256
 
 
 def read_image(path: Path, num_channels: int) -> UInt8[np.ndarray, 'Y X C']:
@@ -104,21 +105,27 @@ def read_audio(
   return np.frombuffer(data, np.float32)[:, None]
 
 
-def read_recording(path: Path, form: ClipFormat, max_secs: float) -> Recording:
+def read_recording(
+  path: Path, form: ClipFormat, max_secs: float, crop: float = CROP
+) -> Recording:
   """Reads what a model takes of the beginning of a file, as AudioSet stores it.
 
   Args:
     path: of the file.
     form: what the model takes; of sound and video the file may lack one.
     max_secs: how much to read at most.
+    crop: side of the centre that is looked at over a frame's shorter side.
 
   Raises:
     OSError: there is no such file.
-    ValueError: it has nothing that the model takes.
+    ValueError: it has nothing that the model takes, or an argument is out of
+      range.
   """
   num_frames = round(max_secs / form.frame_secs)
   if num_frames < 1:
     raise ValueError(f'secs must be a frame or more, got {max_secs}.')
+  if not 0 < crop <= 1:
+    raise ValueError(f'crop must be in (0, 1], got {crop}.')
   sound, frames = np.zeros(0, np.int16), np.zeros((0, *form.size), np.uint8)
   errors = []
   if form.audio:
@@ -132,7 +139,7 @@ def read_recording(path: Path, form: ClipFormat, max_secs: float) -> Recording:
     rate_hz = round(1 / form.frame_secs)
     try:
       files = stored.read_frames(path, rate_hz, num_frames, _SHORT_SIDE)
-      frames = np.stack([_centre(file, form.size) for file in files])
+      frames = np.stack([_centre(file, form.size, crop) for file in files])
     except ValueError as error:
       errors.append(str(error))
   if not (len(sound) or len(frames)):
@@ -141,13 +148,13 @@ def read_recording(path: Path, form: ClipFormat, max_secs: float) -> Recording:
 
 
 def _centre(
-  file: bytes, size: tuple[int, int, int]
+  file: bytes, size: tuple[int, int, int], crop: float
 ) -> UInt8[np.ndarray, 'Y X C']:
   """Returns the middle of a frame in a size."""
   is_grey = size[2] == 1
   mode = cv2.IMREAD_GRAYSCALE if is_grey else cv2.IMREAD_COLOR_RGB
   image = cv2.imdecode(np.frombuffer(file, np.uint8), mode)
-  window = centre_window(*image.shape[:2], _CROPPED)
+  window = centre_window(*image.shape[:2], crop)
   return resize_bytes(window.of(image), *size[:2]).reshape(size)
 
 
