@@ -66,6 +66,20 @@ def test_picture_shows_the_most_confident_mistakes_first(tmp_path):
   ]  # fmt: skip
 
 
+def test_long_names_take_two_lines_and_end_in_dots():
+  names = (
+    'Chopping food on a board',
+    'Male speech, man speaking in a small room in the distance',
+    'owl',
+  )
+  axes = _observed(names)._mistakes.figure().axes
+  assert [each.get_title(loc='left') for each in axes[:3]] == [
+    'Chopping food on a bo…  95%\nis owl',
+    'owl  60%\nis Male speech, man speaking\nin a small room in the …',
+    'Male speech, man spea…  50%\nis owl',
+  ]
+
+
 @pytest.mark.parametrize(
   ('arrays', 'drawn'),
   [

@@ -60,8 +60,8 @@ def gallery(
   """Draws examples row by row, each with its title.
 
   Args:
-    examples: titles of two lines, and the arrays that `views_of` named; if one
-      is seen and heard, its sound is drawn below.
+    examples: titles of three lines at most, and the arrays that `views_of`
+      named; if one is seen and heard, its sound is drawn below.
   """
   rows = -(-len(examples) // _COLUMNS)
   views_per_example = max(len(views) for _, views in examples)

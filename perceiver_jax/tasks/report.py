@@ -4,6 +4,7 @@ import collections
 import csv
 import heapq
 import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ class ClassReport:
       probability = float(outcomes['probability'][row])
       predicted = _name(self._names, int(outcomes['predicted'][row]))
       label = _name(self._names, int(outcomes['label'][row]))
-      title = f'{predicted[:22]}  {probability:.0%}\nis {label[:24]}'
+      title = _title(predicted, probability, label)
       self._mistakes.offer(probability, title, batch, row)
 
   def save(self, directory: str | os.PathLike[str]) -> dict[str, Picture]:
@@ -102,7 +103,7 @@ class ClassReport:
         BarChart(
           'classes told worst, top-1 accuracy',
           [
-            (_name(self._names, label)[:28], self._top_1(label))
+            (_short(_name(self._names, label), 28), self._top_1(label))
             for label in worst[:_MAX_DRAWN_CLASSES]
           ],
           limit=1.0,
@@ -111,8 +112,8 @@ class ClassReport:
           'frequent confusions (label → prediction)',
           [
             (
-              f'{_name(self._names, label)[:18]} → '
-              f'{_name(self._names, predicted)[:18]}',
+              f'{_short(_name(self._names, label), 18)} → '
+              f'{_short(_name(self._names, predicted), 18)}',
               count,
             )
             for (label, predicted), count in confused[:_MAX_DRAWN_CLASSES]
@@ -160,7 +161,7 @@ class TagReport:
       tags = np.flatnonzero(outcomes['labels'][row]).tolist()
       labels = ', '.join(_name(self._names, label) for label in tags)
       score = float(scores[row, tag])
-      title = f'{_name(self._names, tag)[:22]}  {score:.0%}\nis {labels[:24]}'
+      title = _title(_name(self._names, tag), score, labels)
       self._mistakes.offer(score, title, clips, row)
 
   def save(self, directory: str | os.PathLike[str]) -> dict[str, Picture]:
@@ -185,7 +186,10 @@ class TagReport:
   def _classes(self) -> Figure | None:
     """Draws the average precision of all classes, or the ends of many."""
     bars = [
-      (f'{_name(self._names, label)[:28]} ({positives})', float(precision))
+      (
+        f'{_short(_name(self._names, label), 28)} ({positives})',
+        float(precision),
+      )
       for label, (positives, precision, _) in enumerate(self._ranking())
       if not np.isnan(precision)
     ]
@@ -231,6 +235,20 @@ class _Examples:
 
 def _name(names: Sequence[str], label: int) -> str:
   return names[label] if label < len(names) else str(label)
+
+
+def _title(predicted: str, score: float, label: str) -> str:
+  """Returns what an example is taken for and, in two lines at most, what it is.
+
+  What does not fit ends in dots.
+  """
+  lines = [f'{_short(predicted, 22)}  {score:.0%}']
+  lines += textwrap.wrap(f'is {label}', 28, max_lines=2, placeholder=' …')
+  return '\n'.join(lines)
+
+
+def _short(name: str, width: int) -> str:
+  return name if len(name) <= width else f'{name[: width - 1]}…'
 
 
 def _save(
