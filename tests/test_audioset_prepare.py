@@ -278,9 +278,13 @@ def test_killed_preparation_goes_on_where_it_stopped(
   command += [f'--manual_dir={manual_dir}', f'--data_dir={tmp_path}']
   command += ['--segments_per_shard=2', '--num_threads=1']
   environment = os.environ | {'IMAGEIO_FFMPEG_EXE': str(waiting)}
+  # Where a shell runs the tests in the background, they ignore SIGINT, and so
+  # would what they start.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   first = subprocess.Popen(
     command, env=environment, stderr=subprocess.PIPE, text=True
   )
+  signal.signal(signal.SIGINT, before)
   unfinished = tmp_path / 'audioset_unfinished'
   deadline = time.monotonic() + 180
   try:
