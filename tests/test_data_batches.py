@@ -316,6 +316,34 @@ def test_workers_end_with_their_iterator_and_their_parent(
   assert has_ended(int(pid))
 
 
+_TOLD_TO_STOP = """
+import multiprocessing, os, signal, sys, time
+from perceiver_jax.data import base
+from perceiver_jax.data.digits import DigitsData
+if __name__ == '__main__':
+  config = DigitsData(data_dir=sys.argv[1], num_workers=1)
+  batches = base.eval_batches(config, shard=base.Shard())
+  with base.prefetch(batches, lambda batch: batch) as prefetched:
+    while not (workers := multiprocessing.active_children()):
+      time.sleep(0.001)
+    os.kill(workers[0].pid, signal.SIGTERM)
+    num_examples = sum(batch['mask'].sum() for batch in prefetched)
+    print(num_examples == config.num_eval_examples)
+"""
+
+
+def test_workers_that_are_starting_outlive_sigterm(digits_dir, tmp_path):
+  script = tmp_path / 'parent.py'
+  script.write_text(_TOLD_TO_STOP)
+  run = subprocess.run(
+    [sys.executable, script, digits_dir],
+    capture_output=True,
+    text=True,
+    timeout=90,
+  )
+  assert (run.returncode, run.stdout) == (0, 'True\n'), run.stderr
+
+
 def has_ended(pid, timeout_secs=10):
   deadline = time.monotonic() + timeout_secs
   while time.monotonic() < deadline:

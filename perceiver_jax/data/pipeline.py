@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import grain
@@ -171,6 +172,7 @@ def run(
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain passes some to its workers.
+    _keep_sigterm_from_processes()
     dataset = dataset.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=num_workers),
       worker_init_fn=_end_with_parent,
@@ -244,6 +246,17 @@ def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
   key = np.array([seed, epoch], np.uint64)
   counter = np.array([0, 0, 0, stream], np.uint64)
   return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+def _keep_sigterm_from_processes() -> None:
+  """Makes what this thread starts deaf to SIGTERM, unless it is the main one.
+
+  It would end a worker before `_end_with_parent` has been called there.
+  """
+  # Which, when it starts, lets the thread hear it again.
+  resource_tracker.ensure_running()
+  if threading.current_thread() is not threading.main_thread():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _end_with_parent(worker_index: int, worker_count: int) -> None:
