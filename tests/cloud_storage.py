@@ -70,7 +70,6 @@ class CloudStorage:
       'CURL_CA_BUNDLE': self._certificate,
       'TENSORSTORE_CA_BUNDLE': self._certificate,
       'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'token',
-      'GCS_RETRY_CONFIG_MAX_RETRIES': '1',
     }
 
   def requests(self) -> list[str]:

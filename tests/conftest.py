@@ -7,6 +7,9 @@ import shutil
 
 # Tests share the machine among processes, and know the rounding of a CPU.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Read when TensorFlow first sees a bucket, in whichever test that is. Ten
+# retries take minutes.
+os.environ.setdefault('GCS_RETRY_CONFIG_MAX_RETRIES', '1')
 
 import jax
 import jaxtyping
