@@ -23,6 +23,7 @@ from perceiver_jax.data.audioset.clips import Remark, read_clip
 from perceiver_jax.data.audioset.contents import contents_of
 from perceiver_jax.data.audioset.plan import Plan
 from perceiver_jax.data.audioset.prepare import merge, prepare
+from perceiver_jax.data.audioset.report import read_report, summary
 from perceiver_jax.data.records import Records, prepared_builder
 
 IDS = [f'clip-number{number}'[-11:] for number in range(7)]
@@ -410,6 +411,14 @@ def test_what_is_prepared_already_stays_and_this_is_said(
   prepare(manual_dir, data_dir, Preparation(part=(2, 2)))
   assert f'{report.parent} is prepared already' in caplog.text
   assert report.stat().st_mtime_ns == before
+
+
+def test_a_report_has_no_clips_of_reasons_that_are_new(tmp_path):
+  counts = {'eval': {'listed': 3, 'prepared': 2, 'missing': 1}}
+  (tmp_path / 'report.json').write_text(json.dumps(counts))
+  text = summary(read_report(epath.Path(tmp_path)))
+  assert text.startswith('eval: prepared 2 of 3 (left out: 1 missing, ')
+  assert '0 killed' in text
 
 
 def test_going_on_with_other_lists_is_refused(manual_dir, tmp_path):
