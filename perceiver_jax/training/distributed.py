@@ -22,6 +22,8 @@ _TIMEOUT = 'stall_timeout_secs'
 _DEFAULT_STALL_TIMEOUT_SECS = 1800.0
 _HEARTBEAT = 'heartbeat_timeout_secs'
 _DEFAULT_HEARTBEAT_TIMEOUT_SECS = 100
+# Kubernetes may wait for six minutes before it starts a pod again.
+_MEETING_TIMEOUT_SECS = 900
 _SPELLED_PLACE = '--coordinator_address, --process_count and --process_index'
 
 
@@ -123,7 +125,7 @@ def join(
   """Waits for the other processes, if the flags say that there are some.
 
   Must be called before JAX starts a backend. JAX itself ends this process, with
-  a message, if the others do not come within 5 minutes.
+  a message, if the others do not come within 15 minutes.
 
   Args:
     heeds_sigterm: whether SIGTERM asks the job to stop, from now on.
@@ -148,6 +150,7 @@ def join(
       address,
       count,
       index,
+      initialization_timeout=_MEETING_TIMEOUT_SECS,
       heartbeat_timeout_seconds=flag_values[_HEARTBEAT].value
       or _DEFAULT_HEARTBEAT_TIMEOUT_SECS,
     )
