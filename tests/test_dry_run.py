@@ -139,12 +139,12 @@ def test_dry_run_tells_where_a_run_goes_on_and_writes_nothing(
   ('part', 'field', 'value', 'message'),
   [
     ('model', 'num_latents', 5, 'must be the one that .* was written with'),
-    ('ema_decay', None, 0.5, 'must hold the arrays of this run'),
+    ('ema_decay', None, 0.5, 'must have the same running mean .* as this run'),
     (
       'optimizer',
       None,
       Sgd(schedule=Constant(learning_rate=1e-2)),
-      'must hold the arrays of this run',
+      'must have the same optimizer as this run',
     ),
   ],
 )
