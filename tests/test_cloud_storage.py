@@ -179,6 +179,7 @@ def _steps(bucket, directory='checkpoints'):
   return sorted(map(int, steps))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_kept_deleted_and_set_aside(storage, bucket, caplog):
   workdir = f'gs://{bucket.name}/run'
   with _make(workdir, keep_last=2, keep_best=0) as checkpointer:

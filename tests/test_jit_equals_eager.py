@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import perceiver_jax
 from perceiver_jax import presets
@@ -10,6 +11,7 @@ from perceiver_jax.nn.blocks import SelfAttendConfig
 
 # The size at which a prototype met wrong numbers of JAX 0.10's CPU compiler.
 # This model has not been seen to meet them, with the flag or without.
+@pytest.mark.slow
 def test_full_sized_cross_attend_is_the_same_under_jit():
   config = presets.perceiver_io_imagenet_fourier()
   config.latent_channels = 16
