@@ -283,7 +283,7 @@ def test_dry_run_says_what_a_device_holds_of_the_state(trained):
     held = sum(
       leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)
     )
-    assert stated(shard) == f'{held / 2**20:,.1f} MiB'
+    assert stated(shard) == f'{held / 2**10:,.1f} KiB'
 
 
 @pytest.mark.slow
