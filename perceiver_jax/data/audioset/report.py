@@ -71,8 +71,7 @@ def read_report(directory: epath.Path) -> Counts:
   """Returns the counts of prepared data, by split."""
   splits = json.loads((directory / REPORT_FILE).read_text())
   # Of reasons that were not told apart when it was written, it has none.
-  no_clips = dict.fromkeys((remark.value for remark in Remark), 0)
-  return {split: no_clips | counts for split, counts in splits.items()}
+  return {split: count([]) | counts for split, counts in splits.items()}
 
 
 def summary(counts: Counts) -> str:
