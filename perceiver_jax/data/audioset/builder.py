@@ -11,7 +11,7 @@ from tensorflow_datasets.core import dataset_builder
 from perceiver_jax import ffmpeg
 from perceiver_jax.data.audioset import cluster, contents, segments
 from perceiver_jax.data.audioset.clips import ClipFiles, begins_at
-from perceiver_jax.data.audioset.files import move_or_link
+from perceiver_jax.data.audioset.files import move_or_link, whole_file
 from perceiver_jax.data.audioset.plan import Plan
 from perceiver_jax.data.audioset.report import write_report
 from perceiver_jax.data.audioset.shards import (
@@ -249,7 +249,8 @@ class Audioset(dataset_builder.FileReaderBuilder):
     how = repr((plan, size, self.info.file_format.value))
     if not begun.exists():
       begun.parent.mkdir(parents=True, exist_ok=True)
-      begun.write_text(how)
+      with whole_file(str(begun)) as path:
+        epath.Path(path).write_text(how)
     elif begun.read_text() != how:
       raise ValueError(
         f'{begun.parent} must have been begun with the same lists and options, '
