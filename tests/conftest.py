@@ -77,6 +77,26 @@ def modelnet40_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def tones_manual_dir(tmp_path_factory):
+  """A directory with lists and clips of AudioSet, which are tones."""
+  import audioset_tones
+
+  directory = tmp_path_factory.mktemp('tones_manual')
+  audioset_tones.write(directory)
+  return directory
+
+
+@pytest.fixture(scope='session')
+def tones_dir(tones_manual_dir, tmp_path_factory):
+  """A TFDS directory that holds `audioset`, prepared from the tones."""
+  from perceiver_jax.data.audioset.prepare import prepare
+
+  directory = tmp_path_factory.mktemp('tones')
+  prepare(tones_manual_dir, directory)
+  return directory
+
+
+@pytest.fixture(scope='session')
 def audioset_dir(tmp_path_factory):
   """A TFDS directory that holds `audioset`, made of a few clips."""
   import audioset_dir
