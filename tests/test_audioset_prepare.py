@@ -247,7 +247,4 @@ def test_data_in_a_bucket_is_prepared(
   mocks = dict.fromkeys(names.split(), redirected)
   with epath.testing.mock_epath(**mocks, walk=walk, glob=glob):
     prepare('s3://bucket/manual', 's3://bucket/data', ONE_EACH)
-  assert_same(
-    read_examples(tmp_path / 'data'),
-    read_examples(tones_dir),
-  )
+  assert_same(read_examples(tmp_path / 'data'), read_examples(tones_dir))
