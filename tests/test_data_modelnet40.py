@@ -187,6 +187,16 @@ def _break_names(root):
   (root / POINT_SETS / 'shape_names.txt').write_text('\n'.join(names))
 
 
+def _change_order(root):
+  names = [*CLASSES[1::-1], *CLASSES[2:]]
+  (root / POINT_SETS / 'shape_names.txt').write_text('\n'.join(names))
+
+
+def _repeat_a_name(root):
+  names = [*CLASSES[:1], *CLASSES]
+  (root / POINT_SETS / 'shape_names.txt').write_text('\n'.join(names))
+
+
 def _break_file(root):
   (root / POINT_SETS / 'ply_data_train1.h5').write_bytes(b'HDF')
 
@@ -215,6 +225,8 @@ def _remove_list(root):
   ('break_it', 'message'),
   [
     (_break_names, r"40 classes, got 40, without \['xbox'\], and .*'x_box'"),
+    (_change_order, r"alphabetical order, got \['bathtub', 'airplane', 'bed'"),
+    (_repeat_a_name, r"order, got \['airplane', 'airplane', 'bathtub'"),
     (_break_file, r'train1.h5 must be an HDF5 file .* got OSError'),
     (_break_key, r'train1.h5 must be an HDF5 file with .* got KeyError'),
     (_break_shape, r'have 2048 points .* its 4 labels, got \(4, 1024, 3\)'),

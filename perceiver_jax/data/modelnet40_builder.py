@@ -110,7 +110,14 @@ class PointSets(tfds.core.BuilderConfig):
     """
     del skipped
     root = manual_dir / self.directory
-    _check_classes(_lines(root / 'shape_names.txt'), 'shape_names.txt')
+    names = _lines(root / 'shape_names.txt')
+    _check_classes(names, 'shape_names.txt')
+    # Labels in the files are places in this list.
+    if names != list(CLASSES):
+      raise ValueError(
+        'shape_names.txt must have the classes in alphabetical order, got '
+        f'{names}.'
+      )
     for line in _lines(root / f'{split}_files.txt'):
       path = root / epath.Path(line).name  # Its directory is somebody else's.
       for number, (points, label) in enumerate(_read_hdf5(path)):
