@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from perceiver_jax.data import modelnet40
 from perceiver_jax.data.base import UnreadableError
 from perceiver_jax.data.meshes import read_off, sample_points
 from perceiver_jax.data.modelnet40 import ModelNet40Data
-from perceiver_jax.data.modelnet40_builder import CLASSES
+from perceiver_jax.data.modelnet40_builder import CLASSES, ModelNet40
 from perceiver_jax.data.points import PointsData
 
 SQUARE = [[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]
@@ -307,6 +308,41 @@ def test_what_is_prepared_needs_no_archive_and_stays(
     'test: 40 examples, 0 left out',
     f'{ready}: the prepared data',
   ]
+
+
+@pytest.mark.parametrize(('split', 'empty'), [('train', False), ('test', True)])
+def test_class_without_meshes_is_an_error_before_any_is_read(
+  split, empty, tmp_path, monkeypatch
+):
+  monkeypatch.setattr('perceiver_jax.data.meshes.read_off', None)
+  modelnet40_files.write_meshes(tmp_path)
+  directory = tmp_path / 'ModelNet40' / 'chair' / split
+  shutil.rmtree(directory)
+  if empty:
+    directory.mkdir()
+  with pytest.raises(ValueError, match=f'chair/{split} must have meshes'):
+    _prepare(tmp_path, tmp_path / 'data', 'meshes')
+
+
+@pytest.mark.parametrize(
+  ('form', 'num_train', 'num_test', 'message'),
+  [
+    ('meshes', 9_843, 40, 'train must have 9843 .* got 80, and 0 left out'),
+    ('point_sets', 9_840, 2, 'train must have 9840 .* got 7, and 0 left out'),
+  ],
+)
+def test_split_of_another_size_than_the_published_is_told_of(
+  form, num_train, num_test, message, tmp_path, monkeypatch, caplog
+):
+  modelnet40_files.write_meshes(tmp_path)
+  modelnet40_files.write_point_sets(tmp_path)
+  config = ModelNet40.builder_configs[form]
+  assert config.num_examples == {'train': num_train, 'test': 2_468}
+  sizes = {'train': num_train, 'test': num_test}
+  monkeypatch.setattr(type(config), 'num_examples', sizes)
+  _prepare(tmp_path, tmp_path / 'data', form)
+  assert re.search(message, caplog.text)
+  assert 'test must have' not in caplog.text
 
 
 def test_split_without_a_mesh_that_can_be_read_is_an_error(tmp_path):

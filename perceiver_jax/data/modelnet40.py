@@ -7,7 +7,8 @@ unpack it into a directory DIR, and run
 
 or modelnet40/point_sets; `--data_dir` says where the data set goes. Meshes that
 cannot be read are left out; modelnet40/meshes/1.0.0/metadata.json in there then
-names each and says why.
+names each and says why. A class without meshes is an error, and a warning says
+which split has not as many examples as the published one.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """A TFDS builder over ModelNet40, from its meshes or as sets of points."""
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,7 +25,8 @@ SKIPPED = 'skipped'
 
 _DESCRIPTION = """
 12,311 CAD models of 40 classes of things, 9,843 for training and 2,468 for
-test, each as 2,048 points on its surface, with the coordinates of its mesh.
+test, each as 2,048 points on its surface, with the coordinates of its mesh. The
+point sets that were published with PointNet are of 9,840 of those for training.
 """
 
 _CITATION = """
@@ -56,6 +58,7 @@ class Meshes(tfds.core.BuilderConfig):
   """
 
   directory = 'ModelNet40'
+  num_examples: ClassVar = {'train': 9_843, 'test': 2_468}  # Published.
 
   def examples(
     self, manual_dir: epath.Path, split: str, skipped: dict[str, str]
@@ -68,7 +71,8 @@ class Meshes(tfds.core.BuilderConfig):
       skipped: gets the file of each mesh that is left out, and why it is.
 
     Raises:
-      ValueError: the directories are not those of ModelNet40.
+      ValueError: the directories are not those of ModelNet40, or one of them
+        has no meshes, which is said before any is read.
     """
     # Imported here because it takes a second and is needed once.
     from perceiver_jax.data.meshes import read_off, sample_points
@@ -76,6 +80,12 @@ class Meshes(tfds.core.BuilderConfig):
     root = manual_dir / self.directory
     directories = [p.name for p in root.glob('[!._]*') if p.is_dir()]
     _check_classes(directories, f'the directories in {root}')
+    for label, part in itertools.product(CLASSES, self.num_examples):
+      if not any((root / label / part).glob('*.off')):
+        raise ValueError(
+          f'{root / label / part} must have meshes, got no OFF file; unpack '
+          'the archive as a whole.'
+        )
     for label in CLASSES:
       for path in sorted((root / label / split).glob('*.off')):
         try:
@@ -93,6 +103,7 @@ class PointSets(tfds.core.BuilderConfig):
   """The HDF5 files, published with PointNet, that most papers use."""
 
   directory = 'modelnet40_ply_hdf5_2048'
+  num_examples: ClassVar = {'train': 9_840, 'test': 2_468}  # Published.
 
   def examples(
     self, manual_dir: epath.Path, split: str, skipped: dict[str, str]
@@ -165,7 +176,7 @@ class ModelNet40(tfds.core.GeneratorBasedBuilder):
   ) -> dict[str, Keyed]:
     return {
       split: self._generate_examples(dl_manager.manual_dir, split)
-      for split in ('train', 'test')
+      for split in self.builder_config.num_examples
     }
 
   def _generate_examples(self, manual_dir: epath.Path, split: str) -> Keyed:
@@ -182,6 +193,15 @@ class ModelNet40(tfds.core.GeneratorBasedBuilder):
       raise ValueError(
         f'{manual_dir} must have examples that can be read for {split!r}, got '
         f'none and {len(skipped)} that cannot.'
+      )
+    published = self.builder_config.num_examples[split]
+    if count != published:
+      _log.warning(
+        '%s must have %d examples, as published, got %d, and %d left out.',
+        split,
+        published,
+        count,
+        len(skipped),
       )
 
 
