@@ -1,5 +1,8 @@
 """The official lists, and the names of files, right and wrong."""
 
+import errno
+import os
+
 import audioset_clips
 import pytest
 from etils import epath
@@ -129,6 +132,42 @@ def test_file_of_a_segment_is_found_by_its_name(name, is_it, tmp_path):
     segments.Segment('-bcdefghij_', 30.0, 40.0, (0,))
   )
   assert (found == str(path) and begins_at(found, 30.0)) == is_it
+
+
+def test_links_to_directories_are_followed_once_each(tmp_path, caplog):
+  clips, disk = tmp_path / 'clips', tmp_path / 'disk'
+  (disk / 'deep').mkdir(parents=True)
+  clips.mkdir()
+  for directory in (clips, disk, disk / 'deep'):
+    (directory / f'{directory.name:_<11}.wav').write_text('')
+  (directory / 'no clip').write_text('')
+  (clips / 'second').symlink_to(disk)
+  (disk / 'deep' / 'loop').symlink_to(clips)
+  (disk / 'deep' / 'up').symlink_to(disk)
+  files = ClipFiles(epath.Path(clips))
+  for name, inner in (
+    ('clips', ''),
+    ('disk', 'second'),
+    ('deep', 'second/deep'),
+  ):
+    segment = segments.Segment(f'{name:_<11}', 7.0, 9.0, (0,))
+    assert files.of(segment) == str(clips / inner / f'{name:_<11}.wav')
+  assert 'Ignored 1 files' in caplog.text
+
+
+def test_directory_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+  (tmp_path / '0123456789-.wav').write_text('')
+  (tmp_path / 'lost').mkdir()
+  scandir = os.scandir
+
+  def fail(path):
+    if os.path.basename(path) == 'lost':
+      raise OSError(errno.EIO, 'Input/output error', path)
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', fail)
+  with pytest.raises(OSError, match=f"error: '{tmp_path}/lost'"):
+    ClipFiles(epath.Path(tmp_path))
 
 
 def test_file_with_pictures_is_preferred(tmp_path):

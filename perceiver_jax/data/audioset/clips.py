@@ -6,13 +6,14 @@ import os
 import pathlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from jaxtyping import Int16
 
+from perceiver_jax.buckets import is_in_bucket
 from perceiver_jax.data import media
 from perceiver_jax.data.audioset import files
 from perceiver_jax.data.audioset.segments import Segment
@@ -48,6 +49,7 @@ class ClipFiles:
   Other files are ignored, with a warning.
 
   Raises:
+    OSError: a directory cannot be listed; the error names it.
     ValueError: there are no files of clips.
   """
 
@@ -55,8 +57,8 @@ class ClipFiles:
     self._directory = directory
     self._names: dict[str, list[str]] = defaultdict(list)
     ignored = []
-    for parent, _, names in directory.walk():
-      inner = parent.relative_to(directory)
+    for parent, names in _walk(directory):
+      inner = epath.Path(parent).relative_to(directory)
       for name in names:
         stem, suffix = os.path.splitext(name)
         match = _NAME.fullmatch(stem)
@@ -88,6 +90,34 @@ class ClipFiles:
       return None
     fitting = [name for name in names if begins_at(name, segment.start)]
     return str(self._directory / min(fitting or names, key=_preference))
+
+
+def _walk(directory: epath.Path) -> Iterator[tuple[str, list[str]]]:
+  """Yields the directory and all below it, each with the names of its files.
+
+  Links are followed, but into each directory once, for they may form a loop.
+
+  Raises:
+    OSError: one of them cannot be listed.
+  """
+
+  def fail(error: Exception) -> None:
+    raise error
+
+  if is_in_bucket(directory):
+    for parent, _, names in directory.walk(on_error=fail):
+      yield str(parent), names
+    return
+  seen: set[str] = set()
+  for parent, below, names in os.walk(
+    directory, onerror=fail, followlinks=True
+  ):
+    real = os.path.realpath(parent)
+    if real in seen:
+      below.clear()
+      continue
+    seen.add(real)
+    yield parent, names
 
 
 def begins_at(name: str, start: float) -> bool:
