@@ -21,6 +21,7 @@ LAYERS = {
   'perceiver_jax.buckets': 0,
   'perceiver_jax.ffmpeg': 0,
   'perceiver_jax.progress': 0,
+  'perceiver_jax.whole_files': 0,
   'perceiver_jax.xla_flags': 0,
   'perceiver_jax.nn': 1,
   'perceiver_jax.modalities': 2,
@@ -90,7 +91,7 @@ def test_data_knows_no_model_and_a_task_no_data_set():
     for path in (PACKAGE / first).rglob('*.py'):
       imported = ''.join(_imports(ast.parse(path.read_text())))
       assert f'perceiver_jax.{second}' not in imported, path
-  shared = ('buckets', 'config', 'data', 'ffmpeg', 'progress')
+  shared = ('buckets', 'config', 'data', 'ffmpeg', 'progress', 'whole_files')
   for path in (PACKAGE / 'data').rglob('*.py'):
     allowed = tuple(f'perceiver_jax.{name}' for name in shared)
     for name in _imports(ast.parse(path.read_text())):

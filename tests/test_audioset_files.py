@@ -1,5 +1,6 @@
 """Files of the preparation of AudioSet appear as a whole, or not at all."""
 
+import os
 import pathlib
 
 import pytest
@@ -28,3 +29,24 @@ def test_what_fails_leaves_nothing_behind(tmp_path):
     raise OSError('the disk is full')
   assert path.read_text() == 'whole'
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  path = tmp_path / 'shard'
+  events = []
+  fsync, replace = os.fsync, os.replace
+
+  def record_fsync(descriptor):
+    events.append(os.fstat(descriptor).st_ino)
+    fsync(descriptor)
+
+  def record_replace(*paths):
+    events.append('replace')
+    replace(*paths)
+
+  monkeypatch.setattr(os, 'fsync', record_fsync)
+  monkeypatch.setattr(os, 'replace', record_replace)
+  with whole_file(str(path)) as name:
+    pathlib.Path(name).write_text('whole')
+  file, directory = path.stat().st_ino, tmp_path.stat().st_ino
+  assert events == [file, 'replace', directory]

@@ -2,13 +2,14 @@
 
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from perceiver_jax.whole_files import whole_file
 
 Path = str | os.PathLike[str]
 
@@ -69,14 +70,8 @@ def write_whole(path: Path, write: Callable[[pathlib.Path], None]) -> None:
     raise IsADirectoryError(f'{path} must not be a directory.')
   if not path.parent.is_dir():
     raise FileNotFoundError(f'the directory of {path} must exist.')
-  part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
-  try:
+  with whole_file(path) as part:
     part.touch()
     mode = part.stat().st_mode
     write(part)
     part.chmod(mode)  # Safetensors makes files that their owner alone reads.
-    with part.open('rb+') as file:
-      os.fsync(file.fileno())
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 
 from etils import epath
 
+from perceiver_jax import whole_files
 from perceiver_jax.buckets import is_in_bucket
 
 
@@ -31,17 +31,11 @@ def local_copy(path: str) -> Iterator[str]:
 def whole_file(path: str) -> Iterator[str]:
   """Yields the path of a local file to write, which becomes `path` at the end.
 
-  So no one ever finds a half of it there, whenever the program is killed, and
-  several may write the same: the last that is whole stays.
+  As `whole_files.whole_file`, but `path` may lie in a bucket.
   """
   if not is_in_bucket(path):
-    unfinished = f'{path}.{uuid.uuid4().hex}.unfinished'
-    try:
-      yield unfinished
-      os.replace(unfinished, path)
-    finally:
-      with contextlib.suppress(FileNotFoundError):
-        os.remove(unfinished)
+    with whole_files.whole_file(path) as unfinished:
+      yield str(unfinished)
     return
   with tempfile.TemporaryDirectory() as directory:
     unfinished = os.path.join(directory, epath.Path(path).name)

@@ -1,0 +1,42 @@
+"""Files of this machine that are there whole, or as they were before."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields the path of a new file beside it, which becomes `path` at the end.
+
+  So no one ever finds a half of it there, whenever the program is killed or the
+  power is cut, and several may write the same: the last that is whole stays.
+
+  Raises:
+    OSError: the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  unfinished = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+  try:
+    yield unfinished
+    sync(unfinished)
+    unfinished.replace(path)
+    with contextlib.suppress(OSError):  # Some file systems sync no directories.
+      sync(path.parent)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+  """Waits until a file, or which files a directory has, outlasts a power cut.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
