@@ -1,6 +1,7 @@
 """Spoken words: what eSpeak NG says, and how it is stored."""
 
 import collections
+import re
 import shutil
 import subprocess
 import wave
@@ -8,11 +9,9 @@ import wave
 import numpy as np
 import pytest
 
+from perceiver_jax.data import spoken_words_builder
 from perceiver_jax.data.spoken_words import SpokenWordsData
-from perceiver_jax.data.spoken_words_builder import (
-  WORDS,
-  speak,
-)
+from perceiver_jax.data.spoken_words_builder import WORDS, speak
 
 needs_espeak = pytest.mark.skipif(
   shutil.which('espeak-ng') is None,
@@ -104,9 +103,49 @@ def test_slower_speech_is_longer():
 
 
 @needs_espeak
-def test_voice_that_does_not_exist_is_an_error():
-  with pytest.raises(subprocess.CalledProcessError, match='nope'):
+def test_voice_that_does_not_exist_is_an_error_with_what_espeak_says():
+  with pytest.raises(ValueError) as caught:
     speak('nope', 150, 'down')
+  assert str(caught.value) == (
+    "espeak-ng must speak 'down' as 'nope', got exit status 1: Error: The "
+    'specified espeak-ng voice does not exist.'
+  )
+
+
+@needs_espeak
+def test_word_without_a_sound_is_an_error():
+  with pytest.raises(ValueError, match=r"'\.' as 'en-us', got silence"):
+    speak('en-us', 150, '.')
+
+
+def test_espeak_that_fails_without_a_word_is_an_error(tmp_path, monkeypatch):
+  program = tmp_path / 'espeak-ng'
+  program.write_text('#!/bin/sh\nexit 0\n')
+  program.chmod(0o755)
+  monkeypatch.setenv('PATH', str(tmp_path))
+  with pytest.raises(ValueError, match='got exit status 0: no message'):
+    speak('en-us', 150, 'down')
+
+
+@needs_espeak
+@pytest.mark.parametrize(
+  ('train', 'test', 'voice', 'other'),
+  [
+    ('m1', 'nope', 'en-us+nope', 'en-us'),
+    ('nope', 'm1', 'en-us+nope', 'en-us'),
+    ('m1', 'm1', 'en-us+m1', 'en-us+m1'),
+  ],
+)
+def test_voice_that_espeak_takes_for_another_is_an_error(
+  train, test, voice, other, tmp_path, monkeypatch
+):
+  voices = {'train': ((train,), (130,)), 'test': ((test,), (145,))}
+  monkeypatch.setattr(spoken_words_builder, '_ACCENTS', ('en-us',))
+  monkeypatch.setattr(spoken_words_builder, '_VOICES', voices)
+  message = re.escape(f'the voice {voice!r}, got the sound of {other!r}')
+  with pytest.raises(ValueError, match=message):
+    SpokenWordsData(data_dir=str(tmp_path)).builder()
+  assert not list(tmp_path.glob('spoken_words/1*'))
 
 
 def test_without_espeak_the_error_says_how_to_get_it(tmp_path, monkeypatch):

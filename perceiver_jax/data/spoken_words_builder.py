@@ -74,9 +74,8 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(
     self, split: str
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    speakers, speeds = _VOICES[split]
-    voices = [f'{a}+{s}' for a, s in itertools.product(_ACCENTS, speakers)]
-    spoken = list(itertools.product(voices, speeds, WORDS))
+    _, speeds = _VOICES[split]
+    spoken = list(itertools.product(_voices(split), speeds, WORDS))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
       sounds = threads.map(lambda words: speak(*words), spoken)
       for (voice, speed, word), sound in zip(spoken, sounds, strict=True):
@@ -91,17 +90,33 @@ class SpokenWords(tfds.core.GeneratorBasedBuilder):
         )
 
 
+def _voices(split: str) -> list[str]:
+  speakers, _ = _VOICES[split]
+  return [f'{a}+{s}' for a, s in itertools.product(_ACCENTS, speakers)]
+
+
 def _check_espeak() -> None:
-  """Checks that there is a speech synthesiser.
+  """Checks that there is a speech synthesiser, and that it has the voices.
 
   Raises:
     FileNotFoundError: there is none.
+    ValueError: two voices are the same.
   """
   if shutil.which('espeak-ng') is None:
     raise FileNotFoundError(
       'espeak-ng must be installed to prepare spoken_words, got no such '
       'program; on Debian and Ubuntu: apt-get install espeak-ng.'
     )
+  heard: dict[bytes, str] = {}
+  # An unknown speaker is no error: it gets the voice of the accent alone.
+  for voice in (*_ACCENTS, *_voices('train'), *_voices('test')):
+    sound = speak(voice, 150, WORDS[0]).tobytes()
+    if sound in heard:
+      raise ValueError(
+        f'espeak-ng must have the voice {voice!r}, got the sound of '
+        f'{heard[sound]!r}; `espeak-ng --voices=variant` lists its speakers.'
+      )
+    heard[sound] = voice
 
 
 def speak(
@@ -110,21 +125,30 @@ def speak(
   """Returns a word as it is spoken, at 8 kHz, in [-1, 1].
 
   Raises:
-    subprocess.CalledProcessError: espeak-ng does not know the voice.
+    ValueError: espeak-ng fails, or what it says cannot be heard.
   """
   # Imported here because it takes a second and is needed once.
   from scipy import signal
 
+  rule = f'espeak-ng must speak {word!r} as {voice!r}'
   command = ['espeak-ng', '-v', voice, '-s', str(words_a_minute), '--stdout']
-  spoken = subprocess.run([*command, word], capture_output=True, check=True)
+  spoken = subprocess.run([*command, word], capture_output=True, check=False)
+  if spoken.returncode or not spoken.stdout:
+    said = ' '.join(spoken.stderr.decode(errors='replace').split())
+    raise ValueError(
+      f'{rule}, got exit status {spoken.returncode}: {said or "no message"}'
+    )
   with wave.open(io.BytesIO(spoken.stdout)) as file:
     rate = file.getframerate()
     # The header of a stream does not know the length.
     samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
   divisor = math.gcd(SAMPLE_RATE_HZ, rate)
-  return signal.resample_poly(
+  sound = signal.resample_poly(
     samples / 2.0**15, SAMPLE_RATE_HZ // divisor, rate // divisor
   )
+  if np.max(np.abs(sound), initial=0.0) <= _SILENCE:
+    raise ValueError(f'{rule}, got silence.')
+  return sound
 
 
 def _middle(sound: Float[np.ndarray, ' S']) -> Int16[np.ndarray, 'samples 1']:
