@@ -141,8 +141,24 @@ def test_clip_whose_ffmpeg_was_killed_is_tried_again_by_a_resume(
   assert_same(read_examples(tmp_path), read_examples(tones_dir))
 
 
-def test_file_that_a_killed_run_moved_away_is_made_again(
-  tones_manual_dir, tones_dir, tmp_path, monkeypatch
+_DONE = '.done.json'
+
+
+@pytest.mark.parametrize(
+  ('suffix', 'damage'),
+  [
+    # A killed run had moved it away, in a bucket.
+    ('', lambda path: path.unlink()),
+    ('', lambda path: path.write_bytes(b'')),
+    ('', lambda path: path.write_bytes(path.read_bytes()[:-1])),
+    (_DONE, lambda path: path.write_bytes(b'')),
+    (_DONE, lambda path: path.write_bytes(b'\0' * 99)),
+    # An earlier version did not know the size of the file.
+    (_DONE, lambda path: path.write_text('[2, 2, 388, [], []]')),
+  ],
+)
+def test_file_that_is_lost_or_damaged_is_made_again(
+  suffix, damage, tones_manual_dir, tones_dir, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(
     'perceiver_jax.data.audioset.builder.write_report', _interrupt
@@ -150,9 +166,15 @@ def test_file_that_a_killed_run_moved_away_is_made_again(
   with pytest.raises(InterruptedError):
     prepare(tones_manual_dir, tmp_path, Preparation(segments_per_shard=2))
   monkeypatch.undo()
-  (moved,) = (tmp_path / 'audioset_unfinished').glob('*-00001-of-00004')
-  moved.unlink()
+  unfinished = tmp_path / 'audioset_unfinished'
+  before = _times(unfinished)
+  (damaged,) = unfinished.glob(f'*-00001-of-00004{suffix}')
+  damage(damaged)
   prepare(tones_manual_dir, tmp_path, Preparation(segments_per_shard=2))
+  after = _times(tmp_path / 'audioset' / '1.0.0')
+  assert [name for name in after if after[name] != before[name]] == [
+    'audioset-eval.array_record-00001-of-00004'
+  ]
   assert_same(read_examples(tmp_path), read_examples(tones_dir))
 
 

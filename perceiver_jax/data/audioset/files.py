@@ -43,6 +43,16 @@ def whole_file(path: str) -> Iterator[str]:
     epath.Path(unfinished).copy(path, overwrite=True)
 
 
+def size_of(path: str) -> int | None:
+  """Returns how many bytes a file has, None if there is no such file."""
+  if not epath.Path(path).exists():
+    return None
+  # That of epath fails for files of users without a name, as in containers.
+  if not is_in_bucket(path):
+    return os.path.getsize(path)
+  return epath.Path(path).stat().length
+
+
 def move_or_link(source: epath.Path, target: epath.Path) -> None:
   """Makes a file be in another place; where it can, it stays in the first too.
 

@@ -87,6 +87,7 @@ class Outcome(NamedTuple):
     num_segments: how many were listed.
     num_examples: how many are in the file.
     num_bytes: of the examples.
+    file_size: in bytes.
     unusual: the segments with remarks.
     examples: what is in each example of the file.
   """
@@ -94,31 +95,40 @@ class Outcome(NamedTuple):
   num_segments: int
   num_examples: int
   num_bytes: int
+  file_size: int
   unusual: tuple[Unusual, ...]
   examples: tuple[ExampleContents, ...]
 
 
 def outcome_of(path: str) -> Outcome | None:
-  """Returns what became of the shard of this path, None if it is not done."""
+  """Returns what became of the shard of this path.
+
+  None if it is not done, if what says so is damaged, or if it was written by an
+  earlier version that knew less.
+  """
   done = epath.Path(path + _DONE_SUFFIX)
   if not done.exists():
     return None
-  *counts, unusual, examples = json.loads(done.read_text())
-  return Outcome(
-    *counts,
-    tuple(Unusual(*fields) for fields in unusual),
-    tuple(ExampleContents(*fields) for fields in examples),
-  )
+  try:
+    *counts, unusual, examples = json.loads(done.read_text())
+    return Outcome(
+      *counts,
+      tuple(Unusual(*fields) for fields in unusual),
+      tuple(ExampleContents(*fields) for fields in examples),
+    )
+  except (ValueError, TypeError):
+    return None
 
 
 def is_done(path: str) -> bool:
   """Returns whether nothing is left to do for the shard of this path.
 
   An FFmpeg that was killed may come to an end the next time. In a bucket, files
-  are moved when all are there, and a run may end between two of them.
+  are moved when all are there, and a run may end between two of them. A disk
+  may have lost a file, or a part of it.
   """
   outcome = outcome_of(path)
-  if outcome is None or not epath.Path(path).exists():
+  if outcome is None or files.size_of(path) != outcome.file_size:
     return False
   return not any(
     clips.Remark.KILLED.value in clip.remarks for clip in outcome.unusual
@@ -163,10 +173,12 @@ def write_shard(
   file_format = tfds.core.FileFormat(shard.file_format)
   with files.whole_file(shard.path) as unfinished:
     tfds.core.ExampleWriter(file_format).write(unfinished, examples())
+    file_size = files.size_of(unfinished)
   outcome = Outcome(
     len(shard.segments),
     len(sizes),
     sum(sizes),
+    file_size,
     tuple(unusual),
     tuple(contents),
   )
