@@ -23,20 +23,22 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     yield unfinished
     sync(unfinished)
     unfinished.replace(path)
-    with contextlib.suppress(OSError):  # Some file systems sync no directories.
-      sync(path.parent)
+    sync(path.parent)
   finally:
     unfinished.unlink(missing_ok=True)
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-  """Waits until a file, or which files a directory has, outlasts a power cut.
+  """Waits until a file, or the names in a directory, would outlast a power cut.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: the file cannot be written.
   """
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
+  except OSError:
+    if not os.path.isdir(path):  # Not every file system can do it for these.
+      raise
   finally:
     os.close(descriptor)

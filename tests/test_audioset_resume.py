@@ -4,16 +4,18 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import audioset_tones
 import pytest
 from audioset_tones import IDS, assert_same, read_examples
 
 from perceiver_jax import ffmpeg
-from perceiver_jax.data.audioset.builder import Preparation
+from perceiver_jax.data.audioset.builder import Audioset, Preparation
 from perceiver_jax.data.audioset.prepare import prepare
 
 _WAITING_FFMPEG = """\
@@ -198,6 +200,64 @@ def test_what_is_prepared_already_stays_and_this_is_said(
   prepare(tones_manual_dir, tones_dir, Preparation(part=(2, 2)))
   assert f'{report.parent} is prepared already' in caplog.text
   assert report.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize('begun', [None, b''])
+def test_leftovers_of_who_knows_which_lists_are_not_taken(
+  begun, tones_manual_dir, tones_dir, tmp_path
+):
+  unfinished = tmp_path / 'audioset_unfinished'
+  other = tmp_path / 'other'
+  audioset_tones.write(other, IDS[::-1])
+  _kill_clean_up(other, tmp_path)
+  shutil.rmtree(tmp_path / 'audioset')
+  assert _times(unfinished)
+  if begun is not None:
+    (unfinished / 'begun').write_bytes(begun)
+  prepare(tones_manual_dir, tmp_path)
+  assert_same(read_examples(tmp_path), read_examples(tones_dir))
+
+
+def test_leftovers_of_prepared_data_are_removed(tones_manual_dir, tmp_path):
+  _kill_clean_up(tones_manual_dir, tmp_path)
+  assert (tmp_path / 'audioset_unfinished').exists()
+  prepare(tones_manual_dir, tmp_path)
+  assert not (tmp_path / 'audioset_unfinished').exists()
+  assert len(read_examples(tmp_path)) == 7
+
+
+def _kill_clean_up(manual_dir, data_dir):
+  """Prepares data, and is killed when the first leftover is deleted."""
+
+  def kill(builder):
+    (data_dir / 'audioset_unfinished' / 'begun').unlink()
+    raise InterruptedError
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Audioset, '_post_download_and_prepare_hook', kill)
+    with pytest.raises(InterruptedError):
+      prepare(manual_dir, data_dir)
+
+
+def test_data_is_on_the_disk_before_its_parts_are_deleted(
+  tones_manual_dir, tmp_path, monkeypatch
+):
+  ready = tmp_path / 'audioset' / '1.0.0'
+  synced = set()
+  monkeypatch.setattr(
+    os, 'fsync', lambda file: synced.add(os.fstat(file).st_ino)
+  )
+  rmtree = shutil.rmtree
+
+  def check(path, *arguments, **options):
+    if os.path.basename(path) == 'audioset_unfinished':
+      paths = (*ready.iterdir(), ready, ready.parent)
+      assert {path.stat().st_ino for path in paths} <= synced
+    rmtree(path, *arguments, **options)
+
+  monkeypatch.setattr(shutil, 'rmtree', check)
+  prepare(tones_manual_dir, tmp_path)
+  assert not (tmp_path / 'audioset_unfinished').exists()
 
 
 def test_going_on_with_other_lists_is_refused(tones_manual_dir, tmp_path):

@@ -9,6 +9,7 @@ from etils import epath
 from tensorflow_datasets.core import dataset_builder
 
 from perceiver_jax import ffmpeg
+from perceiver_jax.buckets import is_in_bucket
 from perceiver_jax.data.audioset import cluster, contents, segments
 from perceiver_jax.data.audioset.clips import ClipFiles, begins_at
 from perceiver_jax.data.audioset.files import move_or_link, whole_file
@@ -22,6 +23,7 @@ from perceiver_jax.data.audioset.shards import (
   write_shard,
 )
 from perceiver_jax.progress import Progress
+from perceiver_jax.whole_files import sync
 
 CLIPS_DIRECTORY = 'clips'
 
@@ -150,7 +152,15 @@ class Audioset(dataset_builder.FileReaderBuilder):
     )
 
   def _post_download_and_prepare_hook(self) -> None:
-    self._unfinished.rmtree()
+    ready = self.data_path
+    if not is_in_bucket(ready):  # TFDS leaves when to write to the system.
+      for path in (*ready.iterdir(), ready, ready.parent):
+        sync(path)
+    self.remove_unfinished()
+
+  def remove_unfinished(self) -> None:
+    """Removes what preparing needs no more once the data is there."""
+    self._unfinished.rmtree(missing_ok=True)
 
   @property
   def _unfinished(self) -> epath.Path:
@@ -246,12 +256,14 @@ class Audioset(dataset_builder.FileReaderBuilder):
     """
     begun = self._unfinished / 'begun'
     size = self._preparation.segments_per_shard
-    how = repr((plan, size, self.info.file_format.value))
-    if not begun.exists():
+    how = repr((plan, size, self.info.file_format.value)).encode()
+    found = begun.read_bytes() if begun.exists() else b''
+    if not found:  # Who knows what a killed clean-up or a power cut has left.
+      self.remove_unfinished()
       begun.parent.mkdir(parents=True, exist_ok=True)
       with whole_file(str(begun)) as path:
-        epath.Path(path).write_text(how)
-    elif begun.read_text() != how:
+        epath.Path(path).write_bytes(how)
+    elif found != how:
       raise ValueError(
         f'{begun.parent} must have been begun with the same lists and options, '
         'got others; go on with those, or delete it to begin anew.'

@@ -70,6 +70,7 @@ def prepare(
       'or parts in another data_dir.',
       builder.data_path,
     )
+    builder.remove_unfinished()  # A killed run may have left some of it.
   config = tfds.download.DownloadConfig(manual_dir=manual_dir)
   if beam_options is not None:
     config.beam_options = cluster.pipeline_options(beam_options)
