@@ -4,12 +4,13 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 
 import audioset_clips
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from audioset_tones import assert_same, read_examples
+from audioset_tones import IDS, assert_same, read_examples
 from etils import epath
 
 from perceiver_jax.data.audioset import cluster
@@ -134,6 +135,23 @@ def test_segments_that_are_not_whole_are_counted_by_reason(odd_clips, tmp_path):
     for name in names
     if name not in ('cut.mp4', 'notes.mp4', 'empty.wav', 'too_short.mp4')
   ]
+
+
+def test_a_clip_may_be_below_a_directory_whose_name_is_not_utf8(
+  tones_manual_dir, tones_dir, tmp_path
+):
+  manual_dir = tmp_path / 'manual'
+  shutil.copytree(tones_manual_dir, manual_dir)
+  odd = manual_dir / 'clips' / os.fsdecode(b'caf\xe9')
+  odd.mkdir()
+  name = f'{IDS[1]}_3.wav'
+  (manual_dir / 'clips' / name).rename(odd / name)
+  prepare(manual_dir, tmp_path)
+  assert_same(read_examples(tmp_path), read_examples(tones_dir))
+  unusual = tmp_path / 'audioset' / '1.0.0' / 'unusual.csv'
+  with unusual.open(encoding='utf-8') as file:
+    details = {row['video_id']: row['detail'] for row in csv.DictReader(file)}
+  assert rf'/clips/caf\xe9/{name} must have frames' in details[IDS[1]]
 
 
 def test_examples_do_not_depend_on_shards_and_threads(

@@ -32,7 +32,8 @@ def write_report(
       for shard in shards:
         for clip in shard.unusual:
           remarks = ' '.join(clip.remarks)
-          row = [split, clip.video_id, clip.start, remarks, clip.detail]
+          detail = _as_utf8(clip.detail)
+          row = [split, clip.video_id, clip.start, remarks, detail]
           writer.writerow(row)
   counts = {split: count(shards) for split, shards in outcomes.items()}
   _write_counts(directory, counts)
@@ -91,6 +92,11 @@ def summary(counts: Counts) -> str:
       f'(left out: {groups[0]}; kept: {groups[1]})'
     )
   return '\n'.join(lines)
+
+
+def _as_utf8(text: str) -> str:
+  """Returns text in which the name of a file may not be UTF-8, escaped."""
+  return text.encode(errors='surrogateescape').decode(errors='backslashreplace')
 
 
 def _write_counts(
