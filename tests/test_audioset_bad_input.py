@@ -31,6 +31,25 @@ def test_manual_dir_that_lacks_something_is_refused_in_one_line(
   assert '\n' not in error.value.code and str(directory) in error.value.code
 
 
+def test_bucket_that_cannot_be_read_is_refused_in_one_line(
+  tones_manual_dir, tmp_path, monkeypatch
+):
+  class NotFoundError(Exception):
+    __module__ = 'tensorflow.python.framework.errors_impl'
+
+  def fail(*_, **__):
+    raise NotFoundError('no\nsuch bucket')
+
+  monkeypatch.setattr('perceiver_jax.data.audioset.prepare.absolute', fail)
+  with pytest.raises(SystemExit) as error:
+    main(
+      ['prepare', f'--manual_dir={tones_manual_dir}', f'--data_dir={tmp_path}']
+    )
+  assert error.value.code == (
+    'FileNotFoundError: NotFoundError: no such bucket'
+  )
+
+
 def test_missing_ffmpeg_is_refused_before_anything_is_read(
   tones_manual_dir, tmp_path, monkeypatch
 ):

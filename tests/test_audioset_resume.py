@@ -80,6 +80,29 @@ def test_killed_preparation_goes_on_where_it_stopped(
   assert_same(read_examples(tmp_path), read_examples(tones_dir))
 
 
+def test_preparation_that_fills_the_disk_says_so_in_a_line_and_goes_on(
+  tones_manual_dir, tones_dir, tmp_path
+):
+  command = [sys.executable, '-m', 'perceiver_jax.data.audioset', 'prepare']
+  command += [f'--manual_dir={tones_manual_dir}', f'--data_dir={tmp_path}']
+  # No file may have more than 20 blocks.
+  limited = subprocess.run(
+    ['sh', '-c', 'ulimit -f 20; exec "$@"', 'sh', *command],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert limited.returncode == 1
+  assert 'Traceback' not in limited.stderr
+  *_, line = limited.stderr.splitlines()
+  assert line.startswith('OSError: write() failed: File too large; writing ')
+  assert str(tmp_path) in line
+  # No half of a file is left.
+  assert [path.name for path in tmp_path.glob('*_unfinished/*')] == ['begun']
+  prepare(tones_manual_dir, tmp_path)
+  assert_same(read_examples(tmp_path), read_examples(tones_dir))
+
+
 _KILLED_FFMPEG = """\
 #!/bin/sh
 for argument in "$@"; do

@@ -276,6 +276,26 @@ def test_command_says_in_one_line_what_is_missing(form, directory, tmp_path):
     )
 
 
+def test_full_disk_is_said_in_one_line(tmp_path, monkeypatch):
+  modelnet40_files.write_meshes(tmp_path)
+  # What array_record raises, and TFDS writes a sentence before.
+  message = 'write() failed: No space left on device; writing x\n'
+
+  def fail(*_, **__):
+    raise RuntimeError(message)
+
+  monkeypatch.setattr(ModelNet40, '_generate_examples', fail)
+  arguments = [f'--manual_dir={tmp_path}', f'--data_dir={tmp_path}/data']
+  with pytest.raises(SystemExit) as error:
+    modelnet40.main(['modelnet40/meshes', *arguments])
+  assert error.value.code.startswith('OSError: ')
+  assert error.value.code.endswith(message.rstrip())
+  assert '\n' not in error.value.code
+  message = 'another'
+  with pytest.raises(RuntimeError, match=message):
+    modelnet40.main(['modelnet40/meshes', *arguments])
+
+
 def test_format_that_cannot_be_read_at_random_is_refused(tmp_path):
   modelnet40_files.write_meshes(tmp_path)
   with pytest.raises(SystemExit, match=r"must be one of .* got 'parquet'"):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
-from perceiver_jax.buckets import absolute
+from perceiver_jax.buckets import absolute, os_errors
 from perceiver_jax.data import records
 from perceiver_jax.data.modelnet40_builder import SKIPPED, ModelNet40
 from perceiver_jax.data.points import PointsData
@@ -72,6 +72,7 @@ def prepare(
 
   Raises:
     FileNotFoundError: the unpacked archive is not in `manual_dir`.
+    OSError: the data cannot be written.
     ValueError: the files are not those of ModelNet40, or the format is another.
   """
   if file_format not in records.FILE_FORMATS:
@@ -93,10 +94,11 @@ def prepare(
       builder.data_path,
       builder.info.file_format.value,
     )
-  builder.download_and_prepare(
-    file_format=file_format,
-    download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-  )
+  with records.os_errors():
+    builder.download_and_prepare(
+      file_format=file_format,
+      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+    )
   return builder
 
 
@@ -113,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--file_format', default='array_record')
   arguments = parser.parse_args(argv)
   try:
-    builder = prepare(**vars(arguments))
+    with os_errors():
+      builder = prepare(**vars(arguments))
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   for split, info in builder.info.splits.items():

@@ -13,7 +13,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
 import tensorflow_datasets as tfds
@@ -116,6 +116,21 @@ class Records:
         f'{self._split!r}) must be readable, got {type(error).__name__}: '
         f'{error}'
       ) from error
+
+
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+  """Makes of the errors of array_record those that a file would have raised.
+
+  Raises:
+    OSError: the operating system refused it something, such as a full disk.
+  """
+  try:
+    yield
+  except RuntimeError as error:
+    if not _SYSTEM_CALL.search(str(error)):
+      raise
+    raise OSError(' '.join(str(error).split())) from error
 
 
 def stretches(

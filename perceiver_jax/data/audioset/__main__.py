@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from perceiver_jax.buckets import os_errors
 from perceiver_jax.data.audioset import report
 from perceiver_jax.data.audioset.builder import Audioset, Preparation
 from perceiver_jax.data.audioset.prepare import merge, prepare
@@ -23,11 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   """
   arguments = _parser().parse_args(argv)
   try:
-    builder = arguments.run(arguments)
+    with os_errors():
+      ready = epath.Path(arguments.run(arguments).data_path)
+      counts = report.read_report(ready)
   except (ValueError, TypeError, OSError, ImportError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
-  ready = epath.Path(builder.data_path)
-  print(report.summary(report.read_report(ready)))
+  print(report.summary(counts))
   names = f'{report.REPORT_FILE}, {report.UNUSUAL_FILE}'
   print(f'{ready}: the prepared data, with {names}')
 

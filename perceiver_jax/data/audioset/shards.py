@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from perceiver_jax.data import records
 from perceiver_jax.data.audioset import clips, files
 from perceiver_jax.data.audioset.contents import ExampleContents
 from perceiver_jax.data.audioset.segments import Segment
@@ -171,7 +172,7 @@ def write_shard(
       on_segment()
 
   file_format = tfds.core.FileFormat(shard.file_format)
-  with files.whole_file(shard.path) as unfinished:
+  with files.whole_file(shard.path) as unfinished, records.os_errors():
     tfds.core.ExampleWriter(file_format).write(unfinished, examples())
     file_size = files.size_of(unfinished)
   outcome = Outcome(
