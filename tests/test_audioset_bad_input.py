@@ -98,10 +98,15 @@ def test_flags_of_beam_that_no_shell_takes_are_refused(capsys):
     ('--runner=DirectRunner --flink_mastr=http://here', 'flink_mastr=http'),
     ('--runner=DirectRunner --direct_num_worker 2', 'direct_num_worker'),
     ('DirectRunner', 'DirectRunner'),
+    (
+      '--runner=DirectRunner --direct_num_workers=x',
+      "argument --direct_num_workers: invalid int value: 'x'",
+    ),
+    ('--direct_num_workers', '--direct_num_workers: expected one argument'),
   ],
 )
 def test_flags_that_beam_does_not_know_are_refused(
-  flags, unknown, tones_manual_dir, tmp_path
+  flags, unknown, tones_manual_dir, tmp_path, capsys
 ):
   pytest.importorskip('apache_beam')
   command = [
@@ -111,6 +116,7 @@ def test_flags_that_beam_does_not_know_are_refused(
   ]
   with pytest.raises(SystemExit, match=f'flags of Beam, got .*{unknown}'):
     main([*command, f'--beam_options={flags}'])
+  assert 'usage' not in capsys.readouterr().err
   assert not (tmp_path / 'audioset_unfinished').exists()
 
 

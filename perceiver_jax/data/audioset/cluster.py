@@ -4,7 +4,7 @@ import argparse
 import functools
 import pickle
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from etils import epath
 
@@ -19,7 +19,8 @@ def pipeline_options(flags: Sequence[str]) -> Any:
 
   Raises:
     ImportError: the extra `[beam]` is not installed.
-    ValueError: Beam does not know one of the flags, which it would ignore.
+    ValueError: Beam does not know one of the flags, which it would ignore, or
+      not its value.
   """
   try:
     from apache_beam.options import pipeline_options
@@ -29,7 +30,13 @@ def pipeline_options(flags: Sequence[str]) -> Any:
     ) from error
   options = pipeline_options.PipelineOptions(list(flags))
 
+  def fail(message: str) -> NoReturn:
+    raise ValueError(
+      f'beam_options must be flags of Beam, got {list(flags)}: {message}.'
+    )
+
   def check(parser: argparse.ArgumentParser) -> None:
+    parser.error = fail  # It would print the usage of all flags.
     _, unknown = parser.parse_known_args(flags)
     if unknown:
       raise ValueError(f'beam_options must be flags of Beam, got {unknown}.')
