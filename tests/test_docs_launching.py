@@ -2,11 +2,14 @@
 
 import functools
 import importlib.util
+import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -67,6 +70,7 @@ def _parse(command, monkeypatch):
 def test_there_are_commands():
   assert len(BLOCKS) >= 10
   assert len(COMMANDS) >= 9
+  assert len(_IN_BACKGROUND) == 2
   text = '\n'.join(BLOCKS)
   for word in ('gs://$BUCKET/data', '--mode=eval', '--distributed'):
     assert word in text
@@ -75,6 +79,33 @@ def test_there_are_commands():
 @pytest.mark.parametrize('block', BLOCKS)
 def test_blocks_are_of_bash(block):
   subprocess.run(['bash', '-n'], input=block, text=True, check=True)
+
+
+_IN_BACKGROUND = sorted(
+  set(re.findall(r'--command="(.* && \{ .* & \})"', PAGES['tpu.md']))
+)
+
+
+@pytest.mark.parametrize('command', _IN_BACKGROUND)
+def test_what_goes_on_in_the_background_lets_the_shell_go(command, tmp_path):
+  """As `ssh` does, this waits for all who may still write to the pipe."""
+  for name in ('python', 'venv/bin/activate', 'perceiver_jax/train.py'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text('')
+  (tmp_path / 'python').write_text('#!/bin/sh\nsleep 60 & echo $!; wait\n')
+  (tmp_path / 'python').chmod(0o755)
+  subprocess.run(
+    ['bash', '-c', command],
+    env={'HOME': str(tmp_path), 'PATH': f'{tmp_path}:/usr/bin:/bin'},
+    cwd=tmp_path,
+    capture_output=True,
+    check=True,
+    timeout=30,
+  )
+  log = tmp_path / 'perceiver_jax' / 'train.log'
+  while not (text := log.read_text()).endswith('\n'):
+    time.sleep(0.01)
+  os.kill(int(text), signal.SIGTERM)
 
 
 @pytest.mark.parametrize('command', COMMANDS)
