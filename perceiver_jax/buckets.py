@@ -53,6 +53,17 @@ def make_directory(path: epath.Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
+def replace_text(path: epath.Path, text: str) -> None:
+  """Writes a file anew; a kill leaves the old text or the new.
+
+  Raises:
+    OSError: it cannot be written; the old text stays.
+  """
+  written = path.with_name(f'{path.name}.tmp')
+  written.write_text(text)
+  written.replace(path)
+
+
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
   """Makes what the clients of buckets raise what a disk would have raised.

@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 
 import perceiver_jax
+from perceiver_jax.buckets import replace_text
 
 ENVIRONMENT_FILE = 'environment.json'
 _DISTRIBUTIONS = (
@@ -92,10 +93,7 @@ def append_environment(
       path.replace(aside)
       logging.warning('%s is now %s: %s', path, aside.name, error)
       entries = []
-  # Written beside it and renamed: a kill leaves the old file or the new.
-  written = path.with_name(f'{path.name}.tmp')
-  written.write_text(json.dumps([*entries, entry], indent=2) + '\n')
-  written.replace(path)
+  replace_text(path, json.dumps([*entries, entry], indent=2) + '\n')
   return _summary(entry)
 
 
