@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perceiver_jax.training import checkpoint, optimizers, schedules
@@ -102,6 +103,16 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path):
       _state(0.0),
     )
     _assert_equal(checkpointer.restore(described), state)
+
+
+def test_saves_leave_the_sync_point_of_preemption_alone(tmp_path, monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    multihost_utils, 'reached_preemption_sync_point', asked.append
+  )
+  _save_steps(tmp_path, [None, 0.5])
+  assert _steps(tmp_path) == [1, 2]
+  assert not asked
 
 
 def test_a_state_restores_to_another_sharding(tmp_path):

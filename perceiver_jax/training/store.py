@@ -20,7 +20,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from perceiver_jax.buckets import is_in_bucket, make_directory, os_errors
+from perceiver_jax.buckets import (
+  is_in_bucket,
+  make_directory,
+  os_errors,
+  replace_text,
+)
 from perceiver_jax.training.manifest import (
   DamagedCheckpointError,
   Manifest,
@@ -47,6 +52,21 @@ _UNREADABLE = (
   'UNAVAILABLE',
   'DEADLINE_EXCEEDED',
 )
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which leaves JAX's preemption sync point alone.
+
+  Orbax asks whether it is reached at every save, with the step of the run;
+  `Pulse` does with the number of its beat. JAX takes either for the same count:
+  a notice that comes in between would stop the run at a beat that lies far
+  ahead, or has passed.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Returns False: a run that is told to stop saves by itself."""
+    del step
+    return False
 
 
 class Store:
@@ -221,11 +241,9 @@ class Store:
     if not is_primary():
       return
     path = self._directory / str(step) / 'manifest' / _MANIFEST
-    written = path.with_name(f'{path.name}.new')
     try:
       with os_errors():
-        written.write_text(json.dumps(manifest.sealed()))
-        written.replace(path)
+        replace_text(path, json.dumps(manifest.sealed()))
     except OSError as error:
       logging.warning('%s could not be written: %s', path, error)
 
@@ -252,7 +270,7 @@ class Store:
     steps = self.steps()
     self.manifests = {s: m for s, m in self.manifests.items() if s in steps}
 
-  def _open(self) -> ocp.CheckpointManager:
+  def _open(self) -> _Manager:
     options = ocp.CheckpointManagerOptions(
       create=not self._read_only,
       cleanup_tmp_directories=not self._read_only,
@@ -264,7 +282,7 @@ class Store:
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
     with os_errors():
-      return ocp.CheckpointManager(
+      return _Manager(
         self._directory, options=options, handler_registry=_handlers()
       )
 
