@@ -77,6 +77,7 @@ def runs(digits_dir, tmp_path_factory):
     assert 'workdir must be one directory for all' in process.stdout
     assert 'config must be the same in all processes' in process.stdout
     assert 'got 2 different ones' in process.stdout
+    assert 'largest index: 1.0' in process.stdout
   _run(digits_dir, [f'{back}:resumable:6'], num_devices=8)
   return root
 
@@ -155,7 +156,8 @@ def test_evaluation_sees_each_example_once_on_two_processes(runs):
 
 def test_only_the_first_process_writes(runs):
   for workdir in (runs / 'two').iterdir():
-    assert len(list(workdir.glob('events.*'))) <= 1
+    is_trained = (workdir / 'metrics.jsonl').exists()
+    assert len(list(workdir.glob('events.*'))) == is_trained
     assert not [*workdir.glob('*.tmp'), *workdir.glob('.writable*')]
 
 
