@@ -11,6 +11,7 @@ import pytest
 import tiny_job
 
 from perceiver_jax.training import loop
+from perceiver_jax.training.checkpoint import Checkpointer
 from perceiver_jax.training.job import abstract_state, make_job
 from perceiver_jax.training.metrics import read_metrics
 from perceiver_jax.training.pulse import Pulse
@@ -48,6 +49,10 @@ def _lines(workdir):
   return [line for line in lines if line['split'] != 'speed']
 
 
+def _interrupt(*_):
+  raise InterruptedError
+
+
 def _end(workdir, data_dir):
   """Returns the last state and the step of the best."""
   config = _config(data_dir)
@@ -60,7 +65,7 @@ def _end(workdir, data_dir):
 
 @pytest.mark.usefixtures('fast_compilation')
 def test_stopped_run_goes_on_as_if_it_had_not_been(
-  digits_dir, tmp_path, caplog
+  digits_dir, tmp_path, caplog, monkeypatch
 ):
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   printed = loop.train(_config(digits_dir), whole)
@@ -68,8 +73,15 @@ def test_stopped_run_goes_on_as_if_it_had_not_been(
     (2, 2),  # After an update of no special step.
     (1, 3),  # After one that is followed by an evaluation.
     (1, 3),  # In that evaluation, which was not made.
+    (None, 3),  # After it, before the checkpoint has it.
     (_NUM_EVAL_BATCHES + 3 + 1, 6),  # In the last evaluation.
   ):
+    if beat is None:
+      with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(Checkpointer, 'add_metrics', _interrupt)
+        loop.train(_config(digits_dir), stopped)
+      assert _lines(stopped)[-1]['split'] == 'test'
+      continue
     caplog.clear()
     with _ToldAt(beat) as pulse:
       said = loop.train(_config(digits_dir), stopped, pulse=pulse)

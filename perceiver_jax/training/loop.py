@@ -9,6 +9,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from perceiver_jax.buckets import replace_text
 from perceiver_jax.data.base import train_batches
 from perceiver_jax.data.prefetch import Prefetcher
 from perceiver_jax.training import parallel
@@ -88,12 +89,13 @@ def train(
         workdir,
         log,
         resume_step=resume_step,
+        must_evaluate=_must_evaluate(job, checkpointer, resume_step or 0),
         profile_steps=profile_steps,
         is_primary=is_primary(),
       )
     )
     if is_primary():
-      (epath.Path(workdir) / CONFIG_FILE).write_text(config.to_json())
+      replace_text(epath.Path(workdir) / CONFIG_FILE, config.to_json())
       log.note(append_environment(workdir, resume_step))
     state = _first_state(job) if state is None else state
     nan_check = make_nan_check(job) if debug_nans else None
@@ -175,14 +177,12 @@ def _run(
   nan_check: NanCheck | None,
   pulse: Pulse,
 ) -> dict[str, float]:
-  """Trains, unless the run is finished, and evaluates what was not."""
+  """Evaluates the state if it must, and trains unless the run is finished."""
   evaluator = functools.partial(make_evaluator(job), must_stop=pulse.beat)
   step = int(state.step)
-  # The run may have been told to stop before the evaluation of its last state.
-  is_missing = _is_due(job, step) and not checkpointer.is_evaluated(step)
   is_finished = step >= job.num_steps
   metrics = {}
-  if is_missing:
+  if _must_evaluate(job, checkpointer, step):
     metrics = _evaluate(evaluator, state, step, recorder)
     if metrics is not None:
       recorder.flush()
@@ -280,6 +280,17 @@ def _is_due(job: Job, step: int) -> bool:
   return step > 0 and (
     step % job.config.evaluate_every_steps == 0 or step == job.num_steps
   )
+
+
+def _must_evaluate(job: Job, checkpointer: Checkpointer, step: int) -> bool:
+  """Returns whether a run was told to stop before it evaluated its state.
+
+  Args:
+    job: what is run.
+    checkpointer: of its directory.
+    step: of the checkpoint that it goes on from, 0 if it starts anew.
+  """
+  return _is_due(job, step) and not checkpointer.is_evaluated(step)
 
 
 def _first_state(job: Job) -> TrainState:

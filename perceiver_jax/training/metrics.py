@@ -12,7 +12,7 @@ import tensorboardX
 from absl import logging
 from etils import epath
 
-from perceiver_jax.buckets import make_directory
+from perceiver_jax.buckets import make_directory, replace_text
 from perceiver_jax.training.histograms import Histogram
 from perceiver_jax.training.lasting_files import LineFile, lasting
 
@@ -43,6 +43,8 @@ class MetricWriter:
     workdir: the directory of the run; made if it does not exist.
     resume_step: the step of the checkpoint that the run goes on from; None for
       a run that starts anew, which forgets everything.
+    repeated_split: the split of which the line of `resume_step` is forgotten
+      too, since it will be written again; None: there is none.
     is_primary: whether to write at all.
   """
 
@@ -51,6 +53,7 @@ class MetricWriter:
     workdir: str | os.PathLike[str],
     *,
     resume_step: int | None = None,
+    repeated_split: str | None = None,
     is_primary: bool = True,
   ) -> None:
     self._is_primary = is_primary
@@ -59,7 +62,7 @@ class MetricWriter:
     workdir = epath.Path(workdir)
     make_directory(workdir)
     path = workdir / METRICS_FILE
-    _forget_after(path, resume_step)
+    _forget_after(path, resume_step, repeated_split)
     self._file = LineFile(path)
     self._summary_writer = tensorboardX.SummaryWriter(
       lasting(workdir),
@@ -173,12 +176,21 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return lines
 
 
-def _forget_after(path: epath.Path, step: int | None) -> None:
-  """Takes the lines after a step, or all, and damaged ones from a file."""
+def _forget_after(
+  path: epath.Path, step: int | None, split: str | None
+) -> None:
+  """Takes the lines after a step, or all, and damaged ones from a file.
+
+  The line of the step itself too, that is of the split.
+  """
   if not path.exists():
     return
   lines, damaged = ([], {}) if step is None else _lines(path)
-  kept = [line for line in lines if line['step'] <= step]
+  kept = [
+    line
+    for line in lines
+    if line['step'] < step or (line['step'] == step and line['split'] != split)
+  ]
   if damaged:
     aside = path.with_name(f'{path.name}.damaged')
     path.copy(aside, overwrite=True)
@@ -190,10 +202,7 @@ def _forget_after(path: epath.Path, step: int | None) -> None:
       min(damaged),
       aside.name,
     )
-  # Written beside it and renamed: a kill leaves the old file or the new.
-  rewritten = path.with_name(f'{path.name}.tmp')
-  rewritten.write_text(''.join(map(json_line, kept)))
-  rewritten.replace(path)
+  replace_text(path, ''.join(map(json_line, kept)))
 
 
 def _lines(

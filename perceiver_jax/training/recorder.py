@@ -38,6 +38,8 @@ class Recorder:
     log: gets the metrics too.
     resume_step: the step of the checkpoint that the run goes on from; None for
       a run that starts anew.
+    must_evaluate: whether the state of that checkpoint is evaluated first; what
+      an evaluation that did not get into the checkpoint has left is forgotten.
     profile_steps: updates to profile; None: none.
     is_primary: whether to write at all.
 
@@ -52,6 +54,7 @@ class Recorder:
     log: RunLog,
     *,
     resume_step: int | None,
+    must_evaluate: bool,
     profile_steps: range | None,
     is_primary: bool,
   ) -> None:
@@ -72,7 +75,12 @@ class Recorder:
         )
       )
       self._writer = stack.enter_context(
-        MetricWriter(workdir, resume_step=resume_step, is_primary=is_primary)
+        MetricWriter(
+          workdir,
+          resume_step=resume_step,
+          repeated_split=job.config.data.eval_split if must_evaluate else None,
+          is_primary=is_primary,
+        )
       )
       self._progress = stack.enter_context(
         Progress(
