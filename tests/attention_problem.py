@@ -30,9 +30,11 @@ class Problem:
     dtype=jnp.float32,
     batch=2,
     bands=3,
+    mean=0.0,
   ):
     self.rng = np.random.default_rng(0)
     self.dtype = dtype
+    self.mean = mean
     self.tokens = self.make_tokens(axes, batch, bands)
     channels, qk, v = self.tokens.num_channels, heads * 4, heads * 3
     self.query = scale * self.normal(batch, 7, heads, 4)
@@ -47,10 +49,13 @@ class Problem:
   def make_tokens(self, axes, batch, bands):
     table = self.normal(np.prod(axes), 2)
     positions = (*FourierPositions(num_bands=bands)(axes), table)
-    return Tokens(self.normal(batch, *axes, 3), positions, self.normal(4))
+    return Tokens(self.content(batch, *axes, 3), positions, self.normal(4))
 
   def normal(self, *shape):
     return jnp.asarray(self.rng.normal(size=shape), self.dtype)
+
+  def content(self, *shape):
+    return self.normal(*shape) + self.mean
 
   def read(self, prepare, query, params, tokens, mask=None, dropout=None):
     prepared = prepare(tokens)
@@ -92,3 +97,33 @@ def assert_equal(expected, actual, tolerance=2e-5):
     error = np.max(np.abs(a - b), initial=0)
     limit = tolerance * np.max(np.abs(a), initial=0.1)
     assert error <= limit, f'{jax.tree_util.keystr(path)}: {error} > {limit}'
+
+
+def assert_as_near_as_plain(make_problem, prepare):
+  """Holds bfloat16 as near to float32 as the plain algorithm's is.
+
+  That is for the output and for each gradient.
+
+  Args:
+    make_problem: makes the problem in a dtype.
+    prepare: the algorithm.
+  """
+  exact = make_problem(dtype=jnp.float32).gradients(plain)
+  rounded = make_problem(dtype=jnp.bfloat16)
+
+  def errors(prepare):
+    actual = rounded.gradients(prepare)
+    assert actual[0].dtype == jnp.bfloat16
+    return jax.tree.map(_relative_error, exact, actual)
+
+  expected = jax.tree_util.tree_leaves_with_path(errors(plain))
+  actual = jax.tree.leaves(errors(prepare))
+  for (path, limit), error in zip(expected, actual, strict=True):
+    limit = max(2 * limit, 0.02)
+    assert error <= limit, f'{jax.tree_util.keystr(path)}: {error} > {limit}'
+
+
+def _relative_error(expected, actual):
+  expected, actual = (np.asarray(x, np.float64) for x in (expected, actual))
+  size = np.linalg.norm(expected)
+  return np.linalg.norm(actual - expected) / size if size else 0.0

@@ -278,9 +278,12 @@ def _backward(lead_size, residuals, cotangents) -> tuple[Any, None, None]:
     cotangents = cotangents._replace(total=jnp.zeros_like(cotangents.total))
   rows, last = factors.rows, factors.last
   chunks = jnp.arange(factors.content.shape[1] // lead_size)
+  # Cotangents of logits sum to 0 only if those of weights and their average
+  # come of the same rounded numbers; the barrier keeps XLA from undoing that.
+  d_read = jax.lax.optimization_barrier(cotangents.content.astype(rows.dtype))
+  cotangents = cotangents._replace(content=d_read.astype(jnp.float32))
   inner = _inner_products(sums, cotangents) - d_log_sum
   inner, d_total = inner[:, None, None], cotangents.total[:, None, None]
-  d_read = cotangents.content.astype(rows.dtype)
 
   def step(carry, index):
     chunk = _chunk(index, lead_size, factors, mask, dropout)
