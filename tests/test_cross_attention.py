@@ -95,6 +95,16 @@ def test_bfloat16_is_as_near_to_float32_as_plain(name):
   assert_as_near_as_plain(make_problem, _ALGORITHMS[name])
 
 
+@pytest.mark.parametrize('name', _ALGORITHMS)
+def test_float32_stays_float32_where_float64_is_enabled(name):
+  problem = Problem()
+  expected = problem.gradients(_ALGORITHMS[name])
+  with jax.enable_x64(True):
+    actual = problem.gradients(_ALGORITHMS[name])
+  assert {leaf.dtype for leaf in actual[:2]} == {jnp.dtype('float32')}
+  assert_equal(expected, actual)
+
+
 @pytest.mark.parametrize('name', ['chunked', 'separable'])
 def test_transformations_do_not_change_numbers(name):
   problem = Problem()

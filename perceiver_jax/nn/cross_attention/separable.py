@@ -53,7 +53,7 @@ class Separable(AbsorbingInputs):
     if tokens.constant is not None:
       tokens = _with_constant_as_features(tokens)
     content, layout = [tokens.content], [(None, tokens.content.shape[-1])]
-    features = [[jnp.zeros((size, 0))] for size in tokens.axes]
+    features = [[jnp.zeros((size, 0), jnp.float32)] for size in tokens.axes]
     for entry in tokens.positions:
       if isinstance(entry, AxisFeatures):
         features[entry.axis].append(entry.features.astype(jnp.float32))
