@@ -283,6 +283,7 @@ def _chosen(axes, algorithm=QueryAlgorithm.AUTO, content=64, **sizes):
     'num_heads': 1,
     'qk_channels': 512,
     'can_absorb': True,
+    'chunk_size': None,
   } | sizes
   features = tuple(
     AxisFeatures(np.zeros((size, 129), np.float32), axis)
@@ -304,6 +305,18 @@ def test_auto_chooses_by_shapes():
   for forced in (plain, _CHUNKED, _ABSORBED):
     for axes in ((1, 1), (368, 496)):
       assert _chosen(axes, forced) is forced
+
+
+def test_auto_does_not_ignore_a_chunk_size():
+  assert _chosen((16, 32), chunk_size=64) is _CHUNKED
+  assert _chosen((16, 32), chunk_size=64, batch_size=8) is _ABSORBED
+  assert _chosen((368, 496), chunk_size=64) is _ABSORBED
+  config = tiny_models.flow().config.copy()
+  config.decoder.query_chunk_size = 24
+  decode = perceiver_jax.build(config).decode
+  latents = _normal(2, config.num_latents, config.latent_channels)
+  arrays = tiny_models.flow().params, None, latents, _flow_tokens()
+  assert 'scan' in str(jax.make_jaxpr(decode)(*arrays))
 
 
 def test_chunks_of_large_batches_do_not_become_tiny():

@@ -157,6 +157,7 @@ class CrossAttendConfig(AttendConfig):
     algorithm: QueryAlgorithm,
     queries: Tokens,
     inputs: Float[Array, 'B M C'],
+    chunk_size: int | None,
   ) -> QueryAlgorithm:
     """Chooses how these queries read these inputs, if that is left open."""
     batch_size, num_inputs, num_channels = inputs.shape
@@ -168,6 +169,7 @@ class CrossAttendConfig(AttendConfig):
       num_heads=self.num_heads,
       qk_channels=self._channels(num_channels)[0],
       can_absorb=self.algorithm is Algorithm.AUTO,
+      chunk_size=chunk_size,
     )
 
   def project(

@@ -77,7 +77,9 @@ class LatentReader:
       head: makes something of each query alone; draws no random numbers.
     """
     attend = self._attend
-    algorithm = attend.choose(self._algorithm, queries, self._latents)
+    algorithm = attend.choose(
+      self._algorithm, queries, self._latents, self._chunk_size
+    )
     if algorithm is QueryAlgorithm.PLAIN or hk.running_init():
       # Initialisation computes nothing, and a loop could not hold parameters.
       return head(self._read(queries, mask, rng, remat=attend.remat))

@@ -54,6 +54,7 @@ def choose(
   num_heads: int,
   qk_channels: int,
   can_absorb: bool,
+  chunk_size: int | None,
 ) -> QueryAlgorithm:
   """Chooses an algorithm, if that is left open.
 
@@ -65,6 +66,8 @@ def choose(
     num_heads: number H.
     qk_channels: channels of projected queries over all heads.
     can_absorb: whether how the inputs are read is open as well.
+    chunk_size: number of queries in a chunk, if asked for: then they are not
+      read all at once.
   """
   if algorithm is not QueryAlgorithm.AUTO:
     return algorithm
@@ -78,7 +81,7 @@ def choose(
   pays = own * num_rows < projected and num_weights > _MIN_ABSORBED_WEIGHTS
   if can_absorb and pays:
     return QueryAlgorithm.ABSORBED
-  if num_weights > _MAX_WEIGHTS:
+  if chunk_size is not None or num_weights > _MAX_WEIGHTS:
     return QueryAlgorithm.CHUNKED
   return QueryAlgorithm.PLAIN
 
