@@ -145,6 +145,11 @@ class Perceiver(NamedTuple):
   They take `(params, rng, *arrays)` in Haiku's order and work under `jax.jit`,
   `pmap`, `vmap`, `grad`, `checkpoint`, `eval_shape`, `export`, and through
   `hk.lift` inside a larger Haiku network.
+
+  Forward-mode differentiation (`jax.jvp`, `linearize`, `jacfwd`), and an
+  `export` for any batch size, need inputs to be read by the algorithm PLAIN or
+  ABSORBED (`cross_attend.algorithm`). Such an export needs an `AverageDecoder`,
+  too.
   """
 
   init: Init

@@ -27,8 +27,17 @@ _MAX_GRID_WEIGHTS = 2**16
 class Algorithm(enum.Enum):
   """How cross-attention is computed; the numbers are the same.
 
+  CHUNKED and SEPARABLE have a written backward pass, and so no forward mode:
+  `jax.jvp`, `linearize` and `jacfwd` raise a TypeError where inputs are read by
+  them, which AUTO does with many inputs. PLAIN and ABSORBED have both modes.
+  `grad` of `grad`, and `hessian`, are there with all of them.
+
   Attributes:
-    AUTO: the cheapest by the shapes at hand.
+    AUTO: what takes the fewest FLOPs by the shapes at hand; of the others than
+      PLAIN, in chunks what has very many weights. Memory has no part in the
+      choice of PLAIN: several heads that read a table of positions get it, and
+      all weights, heads times queries times inputs, are in memory. CHUNKED
+      avoids that, at the cost of more FLOPs.
     PLAIN: keys, values and all attention weights are built, as published.
     ABSORBED: queries absorb the projections of keys and values.
     CHUNKED: as ABSORBED, in chunks of inputs.
