@@ -32,7 +32,7 @@ NAMES = ('solids', 'spoken_words', 'sights_and_sounds')
   [
     'solids',
     pytest.param('spoken_words', marks=pytest.mark.slow),
-    'sights_and_sounds',
+    pytest.param('sights_and_sounds', marks=pytest.mark.slow),
   ],
 )
 def test_debug_variant_trains_and_is_evaluated(name, request, tmp_path):
