@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from perceiver_jax.nn.broadcast import add_bias
+
 
 def dropout(array: Array, prob: float, *, is_training: bool) -> Array:
   """Zeroes elements with probability `prob`; asks for an rng only to do so."""
@@ -100,12 +102,25 @@ class SelfAttention(hk.Module):
 class Linear(hk.Linear):
   """A linear layer whose weights' gradient is one plain product on a CPU.
 
-  Of arrays of more than two axes, XLA transposes one in memory for it. Its name
-  is what `Remat` knows the outputs by.
+  Of arrays of more than two axes, XLA transposes one in memory for it. The
+  gradient of the bias is added up in float32; see `add_bias`. Its name is what
+  `Remat` knows the outputs by.
   """
+
+  def __init__(
+    self,
+    num_channels: int,
+    w_init: hk.initializers.Initializer | None = None,
+    name: str | None = None,
+  ):
+    super().__init__(num_channels, with_bias=False, w_init=w_init, name=name)
 
   def __call__(self, inputs: Float[Array, '*batch C']) -> Array:
     outputs = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+    bias = hk.get_parameter(
+      'b', [self.output_size], inputs.dtype, init=jnp.zeros
+    )
+    outputs = add_bias(outputs, bias)
     outputs = checkpoint_name(outputs, self.name)
     return outputs.reshape(*inputs.shape[:-1], -1)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from perceiver_jax.arrays import AnyArray, register_pytree
+from perceiver_jax.nn.broadcast import broadcast
 
 
 @register_pytree
@@ -88,7 +89,7 @@ class Tokens:
       shared.append(self.constant)
     for array in shared:
       shape = (batch, *axes, array.shape[-1])
-      parts.append(jnp.broadcast_to(array, shape).astype(self.content.dtype))
+      parts.append(broadcast(array, shape, self.content.dtype))
     dense = jnp.concatenate(parts, axis=-1)
     return dense.reshape(batch, self.num_tokens, -1)
 

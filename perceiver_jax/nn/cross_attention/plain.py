@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.arrays import register_pytree
+from perceiver_jax.nn.broadcast import add_bias
 from perceiver_jax.nn.cross_attention.base import (
   Dropout,
   InputParameters,
@@ -45,8 +46,8 @@ class Plain:
     return Plain(
       inputs,
       (
-        normed @ params.key_w + params.key_b,
-        normed @ params.value_w + params.value_b,
+        add_bias(normed @ params.key_w, params.key_b),
+        add_bias(normed @ params.value_w, params.value_b),
       ),
     )
 

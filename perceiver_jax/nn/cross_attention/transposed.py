@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from perceiver_jax.arrays import AnyArray
+from perceiver_jax.nn.broadcast import add_bias
 from perceiver_jax.nn.cross_attention.absorption import AbsorbingInputs, absorb
 from perceiver_jax.nn.cross_attention.base import (
   Dropout,
@@ -76,7 +77,7 @@ class AbsorbedKeys(NamedTuple):
       return (read + self.output_b).astype(values.dtype)
     read = jnp.einsum('bhnm,bnhg->bmhg', weights, values)
     read = read.reshape(*read.shape[:2], -1)
-    return read @ self.output_w + self.output_b
+    return add_bias(read @ self.output_w, self.output_b)
 
 
 def absorb_queries(
