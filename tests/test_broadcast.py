@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from perceiver_jax.modalities.image import Conv1x1Embedding
 from perceiver_jax.nn.attention import linear
 from perceiver_jax.nn.broadcast import broadcast
 from perceiver_jax.nn.cross_attention.base import InputParameters
@@ -15,18 +16,31 @@ from perceiver_jax.nn.tokens import Tokens
 _ROWS = 4096
 
 
+def _applied(function, array, **params):
+  transformed = hk.without_apply_rng(hk.transform(function))
+  return transformed.apply({'embedding': params}, array)
+
+
 def _dense(shared):
   content = jnp.zeros((1, _ROWS, 1), shared.dtype)
   return Tokens(content, constant=shared).dense()[..., 1:]
 
 
 def _biased(shared):
-  layer = hk.without_apply_rng(
-    hk.transform(lambda array: linear(3, name='layer')(array))
-  )
   w = jnp.zeros((2, 3), shared.dtype)
-  params = {'layer': {'w': w, 'b': shared}}
-  return layer.apply(params, jnp.ones((1, _ROWS, 2), shared.dtype))
+  array = jnp.ones((1, _ROWS, 2), shared.dtype)
+  return _applied(
+    lambda array: linear(3, name='embedding')(array), array, w=w, b=shared
+  )
+
+
+def _pixels(shared):
+  config = Conv1x1Embedding(channels=3)
+  w = jnp.zeros((2, 3), shared.dtype)
+  images = jnp.ones((1, 64, _ROWS // 64, 2), shared.dtype)
+  return _applied(
+    lambda images: config(images, is_training=True), images, w=w, b=shared
+  )
 
 
 def _values(shared):
@@ -36,7 +50,7 @@ def _values(shared):
   return Plain(inputs).project(params).keys_and_values[1]
 
 
-@pytest.mark.parametrize('function', [_dense, _biased, _values])
+@pytest.mark.parametrize('function', [_dense, _biased, _values, _pixels])
 def test_gradients_of_what_rows_share_do_not_saturate(function):
   weights = np.random.default_rng(0).random((_ROWS, 3)).astype(np.float32)
   weights = jnp.asarray(weights, jnp.bfloat16)

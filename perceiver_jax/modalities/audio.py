@@ -19,6 +19,7 @@ from perceiver_jax.modalities.grid import (
 )
 from perceiver_jax.modalities.spec_augment import SpecAugment
 from perceiver_jax.nn import resample
+from perceiver_jax.nn.attention import Linear
 from perceiver_jax.nn.spectrogram import log_mel_spectrogram, mel_filters
 from perceiver_jax.nn.tokens import Tokens
 
@@ -265,7 +266,7 @@ class AudioOutputModality(GridOutputModality):
   def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O SC']:
     config = self._config
     size = config.samples_per_patch * config.audio_channels
-    return hk.Linear(size, name='samples')(decoded)
+    return Linear(size, name='samples')(decoded)
 
   def arrange(
     self, made: Sequence[Float[Array, 'B O SC']], raw_queries: Indices | None

@@ -15,6 +15,7 @@ from perceiver_jax.modalities.queried_by_inputs import (
   QueriedByInputs,
   QueriedByInputsModality,
 )
+from perceiver_jax.nn.attention import Linear
 from perceiver_jax.nn.tokens import Tokens
 
 
@@ -67,7 +68,7 @@ class EntitiesModality(hk.Module):
     config = self._config
     entities = check_set('entities', inputs, config.num_features)
     if config.embedding_channels is not None:
-      embed = hk.Linear(config.embedding_channels, name='embedding')
+      embed = Linear(config.embedding_channels, name='embedding')
       entities = embed(entities)
     return Tokens(entities)
 
@@ -95,4 +96,4 @@ class EntitiesOutputModality(QueriedByInputsModality):
 
   @hk.name_like('__call__')
   def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O F']:
-    return hk.Linear(self._config.num_channels, name='vectors')(decoded)
+    return Linear(self._config.num_channels, name='vectors')(decoded)

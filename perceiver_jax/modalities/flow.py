@@ -19,6 +19,7 @@ from perceiver_jax.modalities.queried_by_inputs import (
   QueriedByInputs,
   QueriedByInputsModality,
 )
+from perceiver_jax.nn.attention import Linear
 from perceiver_jax.nn.tokens import Tokens
 
 
@@ -102,7 +103,7 @@ class FlowModality(hk.Module):
       )
     content = _neighbourhoods(jnp.asarray(inputs), config.neighbourhood)
     if config.embedding_channels is not None:
-      embed = hk.Linear(config.embedding_channels, name='embedding')
+      embed = Linear(config.embedding_channels, name='embedding')
       content = embed(content)
     return config.place(content)
 
@@ -154,7 +155,7 @@ class FlowOutputModality(QueriedByInputsModality):
   def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O 2']:
     config = self._config
     init = hk.initializers.Constant(0.0) if config.use_zero_init else None
-    flow = hk.Linear(2, w_init=init, name='flow')(decoded)
+    flow = Linear(2, w_init=init, name='flow')(decoded)
     return flow.astype(jnp.float32) * (config.flow_scale / config.divisor)
 
   def arrange(

@@ -17,6 +17,7 @@ from perceiver_jax.arrays import Indices
 from perceiver_jax.config import Config
 from perceiver_jax.modalities.base import InputConfig, OneHead, OutputConfig
 from perceiver_jax.nn import positions
+from perceiver_jax.nn.attention import Linear
 from perceiver_jax.nn.positions import GridSpan, fourier_note
 from perceiver_jax.nn.tokens import AxisFeatures, Tokens
 
@@ -284,7 +285,7 @@ class GridInput(InputConfig):
     empty = jnp.zeros((1, *axes, 0), content.dtype)
     entries = self.positions(axes)
     if self.position_projection is not None:
-      project = hk.Linear(self.position_projection, name='projection')
+      project = Linear(self.position_projection, name='projection')
       entries = (project(Tokens(empty, entries).dense()[0]),)
     if self.combine is Combine.CONCATENATE:
       return Tokens(content, entries)

@@ -16,6 +16,7 @@ from perceiver_jax.modalities.grid import FourierPositions as FourierPositions
 from perceiver_jax.modalities.grid import GridInput
 from perceiver_jax.modalities.grid import LearnedPositions as LearnedPositions
 from perceiver_jax.nn import resample
+from perceiver_jax.nn.attention import Linear
 from perceiver_jax.nn.resample import StemPadding as StemPadding
 from perceiver_jax.nn.tokens import Tokens
 
@@ -66,7 +67,7 @@ class Conv1x1Embedding(Config):
 
   def __call__(self, images: Array, *, is_training: bool) -> Array:
     del is_training
-    return hk.Linear(self.channels, name='embedding')(images)
+    return Linear(self.channels, name='embedding')(images)
 
 
 class PatchEmbedding(Config):
@@ -103,7 +104,7 @@ class PatchEmbedding(Config):
     patches = resample.space_to_depth(images, self.patch_size)
     if self.channels is None:
       return patches
-    return hk.Linear(self.channels, name='embedding')(patches)
+    return Linear(self.channels, name='embedding')(patches)
 
 
 class ConvEmbedding(Config):

@@ -19,6 +19,7 @@ from perceiver_jax.modalities.base import (
   check_mask,
 )
 from perceiver_jax.modalities.example_rngs import bernoulli, split
+from perceiver_jax.nn.attention import Linear
 from perceiver_jax.nn.positions import learned_positions
 from perceiver_jax.nn.tokens import AnyTokens, JoinedTokens, Tokens
 
@@ -29,9 +30,8 @@ class MultimodalInput(InputConfig):
   """A dict of inputs of several modalities.
 
   The tokens of each modality get learned channels, the same for all of its
-  tokens, to bring them to a common width; these channels also tell the
-  modalities apart. Then the tokens stand one after the other, modalities in
-  alphabetical order, as in the published model.
+  tokens, up to a common width; these also tell the modalities apart. Tokens
+  stand by modality, in alphabetical order, as in the published model.
 
   Attributes:
     modalities: what the inputs are, by name.
@@ -296,7 +296,7 @@ class MultimodalOutputModality(hk.Module):
     self, name: str, decoded: Float[Array, 'B O E']
   ) -> Float[Array, 'B O K']:
     if self._config.projected_channels is not None:
-      project = hk.Linear(self._config.projected_channels, name='projection')
+      project = Linear(self._config.projected_channels, name='projection')
       decoded = project(decoded)
     (head,) = self._modalities[name].heads(None)
     return head(decoded)

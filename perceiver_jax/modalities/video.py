@@ -16,6 +16,7 @@ from perceiver_jax.modalities.grid import (
   GridOutputModality,
 )
 from perceiver_jax.nn import resample
+from perceiver_jax.nn.attention import Linear
 from perceiver_jax.nn.tokens import Tokens
 
 
@@ -76,7 +77,7 @@ class VideoModality(hk.Module):
     config = self._config
     content = resample.space_to_depth(self._checked(inputs), config.patch_size)
     if config.embedding_channels is not None:
-      content = hk.Linear(config.embedding_channels, name='embedding')(content)
+      content = Linear(config.embedding_channels, name='embedding')(content)
     return config.place(content)
 
   def _checked(self, videos: Videos) -> Array:
@@ -130,7 +131,7 @@ class VideoOutputModality(GridOutputModality):
 
   @hk.name_like('__call__')
   def head(self, decoded: Float[Array, 'B O E']) -> Float[Array, 'B O C']:
-    return hk.Linear(self._config.video_channels, name='pixels')(decoded)
+    return Linear(self._config.video_channels, name='pixels')(decoded)
 
   def arrange(
     self, made: Sequence[Float[Array, 'B O C']], raw_queries: Indices | None
