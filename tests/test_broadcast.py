@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from perceiver_jax.modalities.image import Conv1x1Embedding
+from perceiver_jax.modalities.text import TextInput
 from perceiver_jax.nn.attention import linear
 from perceiver_jax.nn.broadcast import broadcast
 from perceiver_jax.nn.cross_attention.base import InputParameters
@@ -43,6 +44,19 @@ def _pixels(shared):
   )
 
 
+def _letters(shared):
+  config = TextInput(max_length=_ROWS, embedding_channels=3)
+  table = jnp.broadcast_to(shared, (config.vocab_size, 3))
+  positions = jnp.zeros((_ROWS, 3), shared.dtype)
+  ids = jnp.full((1, _ROWS), ord('e'))
+  return _applied(
+    lambda ids: config.make('embedding')(ids, is_training=True).content,
+    ids,
+    embeddings=table,
+    positions=positions,
+  )
+
+
 def _values(shared):
   w, b = jnp.zeros((2, 3), shared.dtype), jnp.zeros(3, shared.dtype)
   params = InputParameters(jnp.ones(2), jnp.zeros(2), w, b, w, shared)
@@ -50,7 +64,9 @@ def _values(shared):
   return Plain(inputs).project(params).keys_and_values[1]
 
 
-@pytest.mark.parametrize('function', [_dense, _biased, _values, _pixels])
+@pytest.mark.parametrize(
+  'function', [_dense, _biased, _values, _pixels, _letters]
+)
 def test_gradients_of_what_rows_share_do_not_saturate(function):
   weights = np.random.default_rng(0).random((_ROWS, 3)).astype(np.float32)
   weights = jnp.asarray(weights, jnp.bfloat16)

@@ -273,7 +273,13 @@ class TextOutputModality(OneHead):
 def _rows(
   table: Float[Array, 'V C'], indices: Int[AnyArray, '*shape']
 ) -> Float[Array, '*shape C']:
-  """Looks rows up; one that does not exist is NaN."""
+  """Looks rows up; one that does not exist is NaN.
+
+  The gradient of a row is added up in float32, and not in bfloat16: a text has
+  hundreds of the same letter.
+  """
   # Negative indices would count from the end.
   indices = jnp.where(indices < 0, len(table), indices)
-  return jnp.asarray(table).at[indices].get(mode='fill', fill_value=jnp.nan)
+  rows = jnp.asarray(table, jnp.float32)
+  rows = rows.at[indices].get(mode='fill', fill_value=jnp.nan)
+  return rows.astype(table.dtype)
