@@ -13,6 +13,8 @@ from attention_problem import (
   assert_equal,
   plain,
 )
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from perceiver_jax.modalities.image import FourierPositions
 from perceiver_jax.nn.cross_attention import base, choice
@@ -146,6 +148,30 @@ def test_pmap_does_not_change_numbers(name):
     jax.jit(gradient)(*arguments),
     jax.tree.map(lambda leaf: leaf[0], actual),
   )
+
+
+@pytest.mark.parametrize('name', ['chunked', 'separable'])
+def test_shard_map_does_not_change_numbers(name):
+  problem = Problem(batch=jax.device_count())
+  mesh = Mesh(jax.devices(), ('devices',))
+
+  def divided(read):
+    def call(query, params, tokens):
+      def share(query, params, content):
+        return read(query, params, dataclasses.replace(tokens, content=content))
+
+      return jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(P('devices'), P(), P('devices')),
+        out_specs=P('devices'),
+        check_vma=False,
+      )(query, params, tokens.content)
+
+    return call
+
+  gradients = functools.partial(problem.gradients, _ALGORITHMS[name])
+  assert_equal(gradients(), gradients(wrap=divided))
 
 
 def test_dropout_of_a_token_does_not_depend_on_its_chunk():

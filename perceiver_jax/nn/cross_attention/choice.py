@@ -30,7 +30,9 @@ class Algorithm(enum.Enum):
   CHUNKED and SEPARABLE have a written backward pass, and so no forward mode:
   `jax.jvp`, `linearize` and `jacfwd` raise a TypeError where inputs are read by
   them, which AUTO does with many inputs. PLAIN and ABSORBED have both modes.
-  `grad` of `grad`, and `hessian`, are there with all of them.
+  `grad` of `grad`, and `hessian`, are there with all of them. `jax.shard_map`
+  needs `check_vma=False` for these two: their loops start from zeros, which it
+  takes for the same on all devices.
 
   Attributes:
     AUTO: what takes the fewest FLOPs by the shapes at hand; of the others than
