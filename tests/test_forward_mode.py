@@ -70,6 +70,7 @@ def test_a_written_backward_pass_has_no_forward_mode(algorithm):
     linear(_IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('algorithm', _WITHOUT_FORWARD_MODE)
 def test_second_derivatives_equal_those_of_plain(algorithm):
   direction, slope = _steepest_ascent()

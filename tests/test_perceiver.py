@@ -238,6 +238,7 @@ def test_gradients_are_finite_and_the_same_with_remat(name):
       np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_more_is_recomputed_the_less_is_stored():
   def stored(remat):
     config = _config(num_latents=64, num_blocks=8)
