@@ -4,8 +4,7 @@ python tests/tiny_runs.py DATA_DIR JOB ... [--distributed ...]
 
 A JOB is WORKDIR:VARIANT:NUM_STEPS, with a variant of tiny_job_config.py: it is
 trained on to so many steps. WORKDIR:VARIANT:eval:REPORT_DIR evaluates it, and
-WORKDIR:VARIANT:at_odds prints what processes that differ agree on, and how
-those that disagree are refused.
+WORKDIR:VARIANT:at_odds prints how processes that disagree are refused.
 """
 
 import json
@@ -23,7 +22,6 @@ distributed.define_flags()
 
 def _disagree(config, workdir):
   index = jax.process_index()
-  print('largest index:', processes.largest(index))
   seeds = config.copy()
   seeds.seed = index
   for case, where in (config, f'{workdir}/{index}'), (seeds, workdir):

@@ -24,14 +24,6 @@ def anywhere(is_true: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.array(is_true))))
 
 
-def largest(number: float) -> float:
-  """Returns the largest that any process gives; all must call this."""
-  if jax.process_count() == 1:
-    return number
-  numbers = multihost_utils.process_allgather(np.float32(number))
-  return float(numbers.max())
-
-
 def texts_of_all(text: str) -> list[str]:
   """Returns what each process gives, in their order; all must call this."""
   if jax.process_count() == 1:

@@ -97,7 +97,8 @@ class Recorder:
 
   def watch(self, batches: Prefetcher) -> None:
     """Takes note of what the updates wait for; before the first of them."""
-    self._speedometer = Speedometer(self._job, batches)
+    if self._is_primary:
+      self._speedometer = Speedometer(self._job, batches)
 
   @contextlib.contextmanager
   def step(self, step: int) -> Iterator[None]:

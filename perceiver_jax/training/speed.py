@@ -9,7 +9,6 @@ import psutil
 from perceiver_jax.data.prefetch import Prefetcher
 from perceiver_jax.training.job import Job, forward_flops
 from perceiver_jax.training.peak_flops import peak_flops
-from perceiver_jax.training.processes import largest
 
 SPEED_SPLIT = 'speed'
 """The split of lines of metrics that differ from run to run."""
@@ -20,8 +19,6 @@ _GIBIBYTE = 2**30
 
 class Speedometer:
   """Measures the training between two looks, without what `restart` cuts out.
-
-  In a run of many processes each has one, and all call it together.
 
   FLOPs are those that the update of a model takes by formula: three times those
   of the forward pass by the published algorithm (`perceiver_jax.count_flops`),
@@ -62,8 +59,7 @@ class Speedometer:
 
     Returns:
       `steps_per_sec`, `examples_per_sec` of all devices and of each,
-      `data_wait_fraction` of the time in which no batch was there, in the
-      process that waited longest, for which all others waited,
+      `data_wait_fraction` of the time in which this process had no batch,
       `flops_per_sec_per_device`, and `peak_flops_fraction` of what such a
       device could do at most, if that is known; and the memory in use now:
       `host_memory_gib` of this process and those it started,
@@ -84,7 +80,7 @@ class Speedometer:
       'steps_per_sec': steps / secs,
       'examples_per_sec': examples,
       'examples_per_sec_per_device': per_device,
-      'data_wait_fraction': largest(waited / secs),
+      'data_wait_fraction': waited / secs,
       'flops_per_sec_per_device': flops,
     }
     if self._peak is not None:
